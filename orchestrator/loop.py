@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.config import Job
 from orchestrator.ledger.run import Run
 from orchestrator.records.rows import Problem
-from orchestrator.rounds import drift, repeated
+from orchestrator.rounds import measured
 from orchestrator.rounds.context import Context, Model, Say, Workers
 from orchestrator.rounds.round import Round, better
 from orchestrator.sources.registry import SOURCES
@@ -45,8 +45,7 @@ def improve(
     """
     context, source = Context(job, run, workers, problems, model, say), sources[job.source.type]
     reference = base = best = context.evaluate_base()
-    repeated.answer(context, base, "baseline")
-    drift.measure(context, base, "baseline")
+    measured.measure(context, base, "baseline")
     fixed = context.fixed_reference()
     for number in range(1, job.rounds + 1):
         round_ = Round(context, number)

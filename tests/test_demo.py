@@ -80,6 +80,16 @@ def test_files_are_what_the_generator_writes(tmp_path: Path) -> None:
         assert (tmp_path / f"{part}.jsonl").read_bytes() == (DEMO / f"{part}.jsonl").read_bytes()
 
 
+def test_prompts_are_the_training_problems_of_which_every_fifth_has_its_answer(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(DEMO / "make_prompts.py"), "--out", str(tmp_path)], check=True)
+    assert (tmp_path / "prompts.jsonl").read_bytes() == (DEMO / "prompts.jsonl").read_bytes()
+    prompts, problems = read("prompts"), read("train")
+    assert [row["question"] for row in prompts] == [row["question"] for row in problems]
+    kept = {number: row["answer"] for number, row in enumerate(prompts) if "answer" in row}
+    assert kept == {number: row["answer"] for number, row in enumerate(problems) if number % 5 == 0}
+    assert not any("solution" in row or "operations" in row for row in prompts)
+
+
 @pytest.mark.parametrize(("part", "num_rows"), [("train", 1800), ("gate", 400), ("test", 640)])
 def test_rows_are_complete_and_distinct(part: str, num_rows: int) -> None:
     rows = read(part)

@@ -100,7 +100,7 @@ def tells_of(file: str, other: str) -> bool:
     """Whether a file imports another, or names it as whose something is that it is handed."""
     text, (package, _, module) = (PROJECT / file).read_text(), other.removesuffix(".py").rpartition("/")
     package = package.replace("/", ".")
-    imports = re.search(rf"^ *from {re.escape(package)} import .*\b{module}\b", text, re.M)
+    imports = re.search(rf"^ *from {re.escape(package)} import (?:\([^)]*|.*)\b{module}\b", text, re.M)
     return bool(imports) or f"{package}.{module}" in text or other.partition("/")[2] in text
 
 

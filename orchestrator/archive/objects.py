@@ -32,7 +32,12 @@ class ObjectStore:
             import fsspec
 
             logging.getLogger("botocore").setLevel(logging.CRITICAL)  # what goes wrong is raised, and told once
-            self._opened = fsspec.filesystem(self._scheme, skip_instance_cache=True, use_listings_cache=False)
+            # Some take the host from the address, such as SFTP.
+            named = fsspec.get_filesystem_class(self._scheme)._get_kwargs_from_urls(self.address)
+            options = {key: value for key, value in named.items() if value is not None}
+            self._opened = fsspec.filesystem(
+                self._scheme, skip_instance_cache=True, use_listings_cache=False, **options
+            )
         self._opened.invalidate_cache()
         return self._opened
 
@@ -79,6 +84,8 @@ class ObjectStore:
         try:
             yield
         except FileNotFoundError as error:
+            if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+                raise Unreachable(f"{self._shown}: {_words(error.__cause__)}") from error  # as fsspec tells it of HTTP
             if not writes:
                 raise
             raise Unreachable(f"{self._shown}: is not there: make the bucket or folder first") from error

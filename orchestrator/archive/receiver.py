@@ -23,6 +23,7 @@ from orchestrator.archive.marker import Marker, digest
 from orchestrator.archive.store import Store
 from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.files import durable
+from orchestrator.files.disk import one_message
 from orchestrator.files.durable import make_folder, sync
 from orchestrator.files.inside import require_below, walk
 from orchestrator.files.lack import require_reachable
@@ -59,7 +60,9 @@ class Receiver:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Receiver:
-        self._work.mkdir(parents=True, exist_ok=True)
+        told = "Nothing was fetched: see to the disk, and the same command does it"
+        with one_message(self._target, told, next(place for place in self._target.parents if place.exists())):
+            self._work.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._stack.callback(os.close, descriptor)
         try:

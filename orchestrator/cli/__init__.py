@@ -50,6 +50,8 @@ def _run_command(arguments: list[str]) -> int:
             terminal.failure(shown.line(told_as))
             return told_as.exit_code
         terminal.echo_traceback()
+    except MemoryError:
+        terminal.failure("too little memory for this command: free some, or let it have more (`ulimit -v`)")
     except Exception:
         terminal.echo_traceback()
     return RatchetError.exit_code

@@ -174,9 +174,10 @@ def compare(
         from orchestrator.commands.report import place_of
 
         place = place_of(page, "--page") if page else None
-        side_by_side.show(what, as_json)
-        if place:
-            of_runs.write(what, place, as_json)
+        with interruptible(err=as_json):
+            side_by_side.show(what, as_json)
+            if place:
+                of_runs.write(what, place, as_json)
         return
     if page:
         raise BadInput(f"--page: {what[0]} is a comparison to run; a page is made of runs: `ratchet compare RUN RUN`")

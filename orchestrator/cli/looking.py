@@ -113,7 +113,7 @@ def logs(
     step: Annotated[str | None, typer.Option(help="Only of this step, such as rounds/01/samples, or samples")] = None,
     shard: Annotated[int | None, typer.Option(min=0, help="Only of this shard of a step")] = None,
     role: Annotated[
-        str | None, typer.Option(help="Only of this kind of worker: engine, rank, grader, rewarder, ray")
+        str | None, typer.Option(help="Only of this kind of worker: engine, rank, grader, rewarder, harness, ray")
     ] = None,
     worker: Annotated[int | None, typer.Option(min=0, help="Only of the worker of this number")] = None,
     driver: Annotated[int | None, typer.Option(min=1, help="Only of this driver's workers, counted from 1")] = None,

@@ -28,6 +28,7 @@ from orchestrator.ledger.ledger import State
 from orchestrator.ledger.record_files import MAX_RECORD
 from orchestrator.text.terminal import Screen
 
+_MOST_NAMED = 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -45,8 +46,11 @@ class Fetched:
     def lines(self) -> Iterator[str]:
         """What there is to say of it, for people."""
         yield f"fetched   {self.root}: {self.received.files} files, {self.received.bytes:,} bytes"
-        for name in self.received.left_out:
+        left_out = self.received.left_out
+        for name in left_out[:_MOST_NAMED]:
             yield f"left out  {name}: it was being sent anew; no record names it"
+        if (more := len(left_out) - _MOST_NAMED) > 0:
+            yield f"left out  {more:,} more like that"
         for needed in self.needed:
             yield f"not here  {needed}: say where it is now, as {needed.partition('=')[0]}=PLACE"
 
@@ -79,8 +83,12 @@ def fetch(address: str, folder: Path | None, show: bool = False) -> Fetched:
         state = receiver.state(lambda count: progress.advance(bar, count))
         bar = progress.add_task("files", total=receiver.wanted)
         received = receiver.files(state, lambda count: progress.advance(bar, count))
-    trusted = user_state.is_approved([item.digest for item in needing_trust(target, state)])
-    return Fetched(target, received, trusted, tuple(_needed(target, state)))
+    try:
+        trusted = user_state.is_approved([item.digest for item in needing_trust(target, state)])
+        needed = tuple(_needed(target, state))
+    except BadInput:  # a job that this version refuses, which a resume tells
+        trusted, needed = False, ()
+    return Fetched(target, received, trusted, needed)
 
 
 def _target(marker: Marker, folder: Path | None) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from orchestrator.errors import BadInput
 from orchestrator.files import durable, unfinished
 from orchestrator.files.named import named_path, real
+from orchestrator.models.files import enclosing_run
 from orchestrator.reports.living import settled
 from orchestrator.reports.page.page import NAME, document, page
 from orchestrator.sources.registry import SOURCES
@@ -49,4 +50,9 @@ def place_of(output: Path, option: str) -> Path:
         raise BadInput(f"{option} {output}: is no regular file. Give the name of one, such as run.html.")
     if not place.parent.is_dir():
         raise BadInput(f"{option} {output}: there is no folder {place.parent}")
+    if (run := enclosing_run(place)) is not None and place != run / NAME:
+        raise BadInput(
+            f"{option} {output}: lies in the run {run}, among files that it counts. Choose a place outside of it; "
+            f"without {option} a run's own page is {run / NAME}."
+        )
     return place

@@ -19,6 +19,7 @@ from orchestrator.files.disk import one_message
 from orchestrator.ledger import rollbacks
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import require_borders
+from orchestrator.ledger.kinds import MAX_REASON
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.rollbacks import round_of
 from orchestrator.ledger.run import Run
@@ -51,10 +52,11 @@ def roll_back(run_dir: Path, to: int, driver: Mapping[str, Any], reason: str = "
     as this `driver`.
 
     Raises:
-        BadInput: there is no run, somebody drives it, or it cannot go back there.
+        BadInput: there is no run, somebody drives it, it cannot go back there, or no record can hold the reason.
         Damaged: the checkpoint is not what was committed, or a record is damaged.
         Displaced: somebody has begun to drive the run meanwhile.
     """
+    _require_reason(reason)
     ledger = open_run(run_dir)
     if run_state(run_dir, ledger.state) == "running":
         by = ledger.state.driver
@@ -75,6 +77,19 @@ def roll_back(run_dir: Path, to: int, driver: Mapping[str, Any], reason: str = "
     with contextlib.suppress(OSError, RatchetError, ValueError):  # the next start makes them
         write_reports(run_dir, SOURCES)
     return RolledBack(run_dir, to, str(reference_path(run_dir, run.ledger.state)), aside)
+
+
+def _require_reason(reason: str) -> None:
+    """Refuse what no record can hold, before anything is claimed for it."""
+    try:
+        reason.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"--reason: {reason[:80]!r} is no text in UTF-8, and what a record holds is. Use a UTF-8 locale "
+            "(`LC_ALL=C.UTF-8`)"
+        ) from error
+    if len(reason) > MAX_REASON:
+        raise BadInput(f"--reason: has {len(reason):,} characters, and a record holds {MAX_REASON:,}: shorten it")
 
 
 def _reference(state: State) -> str:

@@ -70,5 +70,5 @@ def _head(file: JobFile, root: Path) -> Iterator[str]:
         yield f"dashboard {look_command(file.job.tracking.uri or default_address(root.parent), root)}"
     for line in look_lines(file.job.tracking.sinks, root, project_of(file.job.tracking, root)):
         yield f"also      {line}"
-    for line in idle(file.job):
+    for line in idle(file.job, file.own):
         yield f"no effect {line}"

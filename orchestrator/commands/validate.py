@@ -15,7 +15,14 @@ from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile
 from orchestrator.config.places import require_room, run_folder
 from orchestrator.driver.fit_told import fit_lines
-from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
+from orchestrator.driver.harness import checked_tasks, with_tasks
+from orchestrator.driver.kept import (
+    base_model_of,
+    read_all_preferences,
+    read_all_problems,
+    reference_of,
+    reward_models_of,
+)
 from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.preview import Preview
 from orchestrator.driver.same_job import (
@@ -49,6 +56,8 @@ class Checked:
     preferences: Sequence[Preferences]
     golds: Sequence[str]
     """What is to be told of gold answers."""
+    rewards: Sequence[NamedModel] = ()
+    """Its reward models."""
 
 
 def check(file: JobFile) -> Checked:
@@ -60,6 +69,8 @@ def check(file: JobFile) -> Checked:
     run = Run(require_room(run_folder(file.job)))
     address_of(file.job, run.root)
     require_installed(file.job.tracking.sinks)
+    if (tasks := checked_tasks(with_tasks(file))) is not None:
+        tasks.check()
     check_same_job(run, file.job)
     model = base_model_of(file, run, weights=False)
     if model.origin is None:
@@ -68,7 +79,9 @@ def check(file: JobFile) -> Checked:
     problems = read_all_problems(file, reading=reading_of(run))
     check_same_problems(run, file.job, None if file.job.data.from_hub else problem_digests(problems))
     preferences = read_all_preferences(file, problems)
-    return Checked(file, run, model, reference, problems, preferences, gold_lines(file, run, problems, unread_golds))
+    rewards = [*reward_models_of(file, run, weights=False).values()]
+    golds = gold_lines(file, run, problems, unread_golds)
+    return Checked(file, run, model, reference, problems, preferences, golds, rewards)
 
 
 def archive_line(job: Job, root: Path) -> str:
@@ -109,10 +122,11 @@ def told(
     yield f"model     {checked.model}"
     if checked.reference:
         yield f"reference {checked.reference}"
+    yield from (f"reward    {model}" for model in checked.rewards)
     yield f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}"
     yield from (f"stages    {source}" for source in checked.preferences)
     yield from (f"golds     {line}" for line in checked.golds)
-    yield from (f"no effect {line}" for line in idle(file.job))
+    yield from (f"no effect {line}" for line in idle(file.job, file.own))
     if file.job.archive:
         yield f"archive   {archive_line(file.job, run.root)}"
     lines = fit_lines(file, run, checked.model) if settings is None else settings

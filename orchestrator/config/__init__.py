@@ -9,6 +9,7 @@ from orchestrator.config.data import Curriculum, Data, Example, Source
 from orchestrator.config.job import OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_executing, only_executes
 from orchestrator.config.learning import Loss, Pairs, Promotion, RoundLoss, Rule, Train
 from orchestrator.config.lora import Lora
+from orchestrator.config.reward import ProcessModel, Reward, RewardModel
 from orchestrator.config.sampling import (
     ANSWER_RULES,
     GRADERS,
@@ -18,6 +19,7 @@ from orchestrator.config.sampling import (
     Generate,
     Grade,
     Grader,
+    Harness,
     Judge,
     Regrade,
 )
@@ -38,6 +40,7 @@ __all__ = [
     "Generate",
     "Grade",
     "Grader",
+    "Harness",
     "Job",
     "Judge",
     "Keep",
@@ -45,8 +48,11 @@ __all__ = [
     "Loss",
     "Method",
     "Pairs",
+    "ProcessModel",
     "Promotion",
     "Regrade",
+    "Reward",
+    "RewardModel",
     "RoundLoss",
     "Rule",
     "SelfRewarding",

@@ -12,6 +12,7 @@ from orchestrator.config import Job
 from orchestrator.config.forms import FORMS
 from orchestrator.config.load import changed_keys
 from orchestrator.config.methods import filled_in
+from orchestrator.config.own_methods import OwnMethod
 from orchestrator.config.sources import KINDS, SourceSettings, listed, sections
 from orchestrator.config.sources.base import Condition
 
@@ -29,12 +30,12 @@ class _Rule:
         return next((known for known in self.keys if key == known or key.startswith(f"{known}.")), None)
 
 
-def idle(job: Job) -> list[str]:
+def idle(job: Job, own: OwnMethod | None = None) -> list[str]:
     """One line for each condition that some keys of the job would need to have an effect. Only what differs from the
-    defaults, and from the method's row, counts as set."""
+    defaults, and from the method's row, counts as set; `own` is that of a job whose method is the user's own."""
     found: dict[_Rule, dict[str, None]] = {}
     rules = list(_rules())
-    for key in _set_keys(job):
+    for key in _set_keys(job, own):
         unread = ((rule, rule.covering(key)) for rule in rules if not rule.read(job))
         rule, known = next(((rule, known) for rule, known in unread if known), (None, None))
         if rule and known:
@@ -42,9 +43,9 @@ def idle(job: Job) -> list[str]:
     return [f"{', '.join(keys)}: read only with {rule.where}" for rule, keys in found.items()]
 
 
-def _set_keys(job: Job) -> list[str]:
+def _set_keys(job: Job, own: OwnMethod | None) -> list[str]:
     defaults = Job.model_construct(name="", model="").model_dump(mode="json")
-    row = filled_in({"method": job.method})
+    row = own.settings if own else filled_in({"method": job.method})
     return [k for k, _, value in changed_keys(defaults, job.model_dump(mode="json")) if _at(row, k) != value]
 
 
@@ -135,8 +136,8 @@ _RULES: Sequence[_Rule] = (
     ),
     _Rule(
         ("pairs.per_prompt",),
-        "another `pairs.rule` than `best_worst`",
-        lambda job: "pairs.rule" not in job.source.reads or job.pairs.rule != "best_worst",
+        "another `pairs.rule` than `best_worst` and `best`",
+        lambda job: "pairs.rule" not in job.source.reads or job.pairs.rule not in ("best_worst", "best"),
     ),
     _Rule(("pairs.margin",), "`pairs.rule: margin`", lambda job: job.pairs.rule == "margin"),
     _Rule(("pairs.replay_rounds",), "`pairs.replay` above 0", lambda job: job.pairs.replay > 0),

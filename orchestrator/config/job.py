@@ -26,6 +26,7 @@ from orchestrator.config.environment import names, variables
 from orchestrator.config.learning import Loss, Pairs, Promotion, Train
 from orchestrator.config.lora import Lora
 from orchestrator.config.marks import Executing, mark_at
+from orchestrator.config.reward import Reward
 from orchestrator.config.rules import contradictions
 from orchestrator.config.sampling import Evaluate, Generate, Grade, Judge, Regrade
 from orchestrator.config.sources import KINDS, Sample, SourceSettings, Stages, form, kind_named, sections
@@ -183,6 +184,7 @@ class Job(Settings):
     regrade: Regrade | None = None
     pairs: Pairs = Pairs()
     judge: Judge | None = None
+    reward: Reward | None = None
     loss: Loss = Loss()
     train: Train = Train()
     lora: Lora | None = None

@@ -9,7 +9,22 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import AdaptTemperature, Curriculum, Data, Generate, Job, Settings, Source, is_executing
+from orchestrator.config import (
+    AdaptTemperature,
+    Curriculum,
+    Data,
+    Evaluate,
+    Generate,
+    Harness,
+    Job,
+    ProcessModel,
+    Reward,
+    RewardModel,
+    Settings,
+    Source,
+    Steps,
+    is_executing,
+)
 from orchestrator.config.data import HeldOut
 from orchestrator.config.load import resolved_yaml
 from orchestrator.config.marks import mark_of, sections_in
@@ -181,9 +196,9 @@ mild:
 ```
 
 What the job file says goes before a row, and a row before what it is `like`. `ratchet validate` tells which row a job
-has. A run keeps the row's name and every setting: `ratchet resume` and `ratchet fork` do not read the file again, and
-started anew with a row that has changed, a run says what differs, as with a job file. Arms of a comparison name rows
-in the same way.
+has. A run keeps the row's name and every setting, also in its `job.yaml`: `ratchet resume` and `ratchet fork` do not
+read the file again. Started anew with a row that has changed, a run says what differs, as with a job file. Arms of a
+comparison name rows in the same way.
 """
 
 _CHANGES = """\
@@ -288,10 +303,22 @@ def _sections() -> Iterator[str]:
                 yield f"### `{name}.curriculum`"
                 yield _paragraph(Curriculum.__doc__ or "")
                 yield _table(Curriculum)
+            if model is Reward:
+                yield f"### Each of `{name}.models`"
+                yield _paragraph(RewardModel.__doc__ or "")
+                yield _table(RewardModel)
+            if model is Steps:
+                yield f"### `{name}.process`"
+                yield _paragraph(ProcessModel.__doc__ or "")
+                yield _table(ProcessModel)
             if model is Generate:
                 yield f"### `{name}.adapt_temperature`"
                 yield _paragraph(AdaptTemperature.__doc__ or "")
                 yield _table(AdaptTemperature)
+            if model is Evaluate:
+                yield f"### `{name}.harness`"
+                yield _paragraph(Harness.__doc__ or "")
+                yield _table(Harness)
 
 
 def _table(model: type[Settings], without: type[Settings] = Settings) -> str:

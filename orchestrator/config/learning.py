@@ -24,11 +24,11 @@ from orchestrator.config.marks import Executes, Executing
 
 MOST_PAIRED = 10_000
 """Pairs a prompt that a rule makes which repeats them."""
-IMITATING = ("correct", "unfiltered")
+IMITATING = ("correct", "unfiltered", "best")
 """Rules that choose samples to be imitated; their pairs have no rejected side."""
 
 
-BY_SCORE = ("best_worst", "margin", "best_rest")
+BY_SCORE = ("best_worst", "margin", "best_rest", "best")
 """Rules that go by scores, whatever gives them; the others go by verdicts."""
 GROUPING = ("best_rest",)
 """Rules whose pairs of a prompt are one group: a chosen completion with several rejected ones."""
@@ -41,15 +41,18 @@ def _each(schedule: int | list[int]) -> list[int]:
 class Pairs(Settings):
     """From scored samples to preference pairs (arXiv 2404.19733, section 2) or to completions that are imitated."""
 
-    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "unfiltered", "best_rest"] = "zip"
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "unfiltered", "best_rest", "best"] = (
+        "zip"
+    )
     """How a prompt's samples are paired. `zip`: walk the correct and the wrong ones together, wrapping, to
     `per_prompt` pairs. `best_worst`: the highest score against the lowest, one pair. `margin`: any two whose scores
     differ by `margin` or more. `longest_correct`: the longest correct one against a random wrong one. `correct`: no
     pairs, but correct samples alone, to be imitated (`loss.dpo` is 0). `unfiltered`: likewise, but all samples that
     ended by themselves, right or wrong; verdicts are told, and decide nothing (Simple Self-Distillation, arXiv
-    2604.01193; as a baseline, what imitating correct ones is worth). `best_rest`: the highest score against each of up
-    to `per_prompt` lower ones, drawn at random, pairs that are one group for `loss.form: softmax`. A score is 1 for
-    correct and 0 for wrong, or what `source: judge` gives."""
+    2604.01193; as a baseline, what imitating correct ones is worth). `best`: likewise the one of the highest score
+    alone (RAFT, arXiv 2304.06767). `best_rest`: the highest score against each of up to `per_prompt` lower ones, drawn
+    at random, pairs that are one group for `loss.form: softmax`. A score is 1 for correct and 0 for wrong, or what
+    `reward`, or but for `best` `source: judge`, gives."""
     per_prompt: CountSchedule = 4
     """Pairs a prompt (K), by round; with `rule: correct` or `unfiltered`, samples a prompt; with `rule: best_rest`,
     rejected ones of its group."""

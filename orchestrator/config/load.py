@@ -69,6 +69,8 @@ def _naming(key: str) -> str:
         return "data.tests=[{name: NAME, path: FILE, ...}, ...], all of them"
     if key.startswith("stages.sources."):
         return "stages.sources=[{path: FILE, ...}, ...], all of them"
+    if key.startswith("reward.models."):
+        return "reward.models=[{model: FOLDER, ...}, ...], all of them"
     return f"{key}.path=FILE" if key.startswith("data.") else f"{key}=FOLDER"
 
 

@@ -9,6 +9,7 @@ from orchestrator.config.base import at_round
 from orchestrator.config.forms import FORMS
 from orchestrator.config.learning import BY_SCORE, GROUPING
 from orchestrator.config.lora import lora_contradictions
+from orchestrator.config.reward import needs_golds, reward_contradictions
 from orchestrator.config.sources import KINDS, listed
 from orchestrator.config.sources.base import gold_solutions
 
@@ -24,6 +25,7 @@ def contradictions(job: Job) -> Iterator[str]:
     yield from _imitation(job)
     yield from _forms(job)
     yield from lora_contradictions(job)
+    yield from reward_contradictions(job)
     yield from job.source.contradictions(job)
     yield from _too_much_of_scores(job)
     for key, grade in (("grade", job.grade), ("regrade.grade", job.regrade.grade if job.regrade else None)):
@@ -83,6 +85,7 @@ def _missing_problems(job: Job) -> Iterator[str]:
     needed = job.source.needs_problems
     if needed and job.data.train is None:
         yield f"`source: {job.source.type}` needs `data.train`, the problems that prompts are drawn from"
+    needed = needed and needs_golds(job)  # where scores alone decide, nothing needs to be held out
     if needed and job.data.test is None:
         yield f"`source: {job.source.type}` needs `data.test`, held-out problems that are reported"
     elif job.evaluate.samples and job.data.test is None:
@@ -116,5 +119,5 @@ def _too_much_of_scores(job: Job) -> Iterator[str]:
             f"`pairs.rule: {pairs.rule}` goes by scores alone, and would take other samples than the gold solution: "
             "with `gold_as_chosen: only` set `rule: zip`"
         )
-    if pairs.rule == "margin" and pairs.margin > highest - lowest:
+    if pairs.rule == "margin" and job.reward is None and pairs.margin > highest - lowest:
         yield f"`pairs.margin` is {pairs.margin:g}, and no two scores from {lowest:g} to {highest:g} are so far apart"

@@ -32,6 +32,9 @@ _ENGINE = Executes(
 )
 
 
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][\w.+()-]*$", max_length=200)]
+"""Of lm-evaluation-harness, which takes paths and patterns, too."""
+
 OWN = "own"
 """The value of `generate.dtype` that serves each checkpoint in its own number format."""
 
@@ -310,6 +313,23 @@ class Judge(Settings):
         return self
 
 
+class Harness(Settings):
+    """Tasks of lm-evaluation-harness, asked of the base model and of each candidate by the run's own engines; needs the
+    extra `harness`. Their figures are told, and decide nothing. Their data come from the Hub, or from its cache."""
+
+    tasks: list[TaskName] = Field(min_length=1)
+    """Names of tasks, groups or tags, such as `gsm8k`, `mmlu`, `ai2_arc`. Those that execute what the model has written
+    are refused."""
+    limit: Count | None = None
+    """Documents of each task, its first ones; null takes all."""
+    num_fewshot: CountOrZero | None = None
+    """Examples before each document; null takes each task's own number."""
+    chat: bool = False
+    """Put the model's chat template around the prompts (`--apply_chat_template`)."""
+    include_path: NonEmpty | None = None
+    """Folder of further tasks, as YAML, which may name functions and are code. Relative paths in them are below it."""
+
+
 class Evaluate(Settings):
     """Greedy evaluation on gate and test, before round 1 and after each round."""
 
@@ -320,6 +340,8 @@ class Evaluate(Settings):
     They decide nothing. 0 samples none."""
     temperature: Positive = 1.0
     """Temperature of these; `generate.top_p` and `generate.top_k` hold for them, too."""
+    harness: Harness | None = None
+    """Tasks of lm-evaluation-harness besides; null asks none."""
     probe_tolerance: Positive | None = None
     """Largest mean difference of a token's log-probability between trainer and engine, in nats. null is 0.005 where
     both compute in float32, and 0.05 where one of them rounds to 16 bits."""

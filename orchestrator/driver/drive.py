@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator import __version__
 from orchestrator.config import Job
@@ -23,6 +23,7 @@ from orchestrator.config.load import JobFile, holds_secret, resolved_yaml
 from orchestrator.config.places import require_room, run_folder
 from orchestrator.config.yaml_text import MAX_JOB
 from orchestrator.driver.followers import Followers
+from orchestrator.driver.harness import with_tasks
 from orchestrator.driver.kept import (
     KEPT_MODEL,
     KEPT_PREFERENCES,
@@ -32,8 +33,10 @@ from orchestrator.driver.kept import (
     keep_model,
     keep_preferences,
     keep_problems,
+    keep_reward_models,
     read_all_preferences,
     reference_of,
+    reward_models_of,
 )
 from orchestrator.driver.known_problems import KnownProblems
 from orchestrator.driver.preview import Render
@@ -43,6 +46,7 @@ from orchestrator.driver.same_job import (
     check_same_job,
     check_same_model,
     check_same_problems,
+    has_begun,
     problem_digests,
     reading_of,
 )
@@ -70,7 +74,7 @@ from orchestrator.reports.progress.file import ProgressFile
 from orchestrator.reports.progress.lines import Lines
 from orchestrator.reports.progress.showing import View, shown
 from orchestrator.reports.status import MAX_SIGN_OF_LIFE, run_state
-from orchestrator.rounds.context import Say, Workers
+from orchestrator.rounds.context import Harness, Say, Workers
 from orchestrator.rounds.round import GateStopped, NoPairs
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
@@ -99,7 +103,14 @@ def healthy_driver(root: Path) -> str | None:
     return f"process {state.driver.get('pid')} on {state.driver.get('host')}"
 
 
-Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
+class Crew(AbstractContextManager[Workers], Protocol):
+    """Workers that are not hired yet."""
+
+    def harness(self) -> Harness:
+        """See `Workers`."""
+
+
+Hire = Callable[[Job, Path], Crew]
 Loop = Callable[[Job, Run, Workers, Problems, str, Say, Sources], object]
 """What is done in a run, as steps of it: `improve`, or something of its signature."""
 
@@ -167,12 +178,12 @@ def _drive(
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
         say(told)
     known_hashes.load(root)
-    crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
+    crew = hire(with_tasks(file), root / "logs")  # nothing is started yet; what could not be is told
     with starting(board, f"{START}/model", detail=str(job.model)):
         base = base_model_of(file, run)
         check_same_model(run, base)
-        reference = reference_of(file, run, base)
-    _tell_models(say, job, base, reference)
+        reference, rewards = reference_of(file, run, base), reward_models_of(file, run)
+    _tell_models(say, job, base, {"reference": reference} | rewards)
     kept, reading = run.committed(KEPT_PROBLEMS) is not None, reading_of(run)
     with starting(board, f"{START}/data", detail="problems and preference data"):
         pinned = job.data if kept else pin(job.data)
@@ -184,6 +195,9 @@ def _drive(
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     _tell_stages(say, preferences)
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
+    if job.evaluate.harness and not has_begun(run):
+        with starting(board, f"{START}/tasks", detail=", ".join(job.evaluate.harness.tasks)):
+            crew.harness().check()
     probe_links(root)
     ending = _ending(run, received, goal, followers)
     with one_message(root, resumable(root)), sign_of_life(run), followers.catching_up(), ending:
@@ -200,17 +214,19 @@ def _drive(
         model = keep_model(run, job, base)
         if reference:
             keep_model(run, job, reference, "reference")
+        keep_reward_models(run, job, rewards)
         with crew as workers, _interruption(run, received):
             workers.report_to(say, followers.meters, run.path(f"logs/e{run.epoch}"), board)
             _settle(workers, run, model)
             loop(job, run, workers, problems, model, say, sources)
 
 
-def _tell_models(say: Say, job: Job, base: NamedModel, reference: NamedModel | None) -> None:
-    """Say where models come from that are no folders of the user's, and which limits fit their size."""
-    for name, model in (("model", base), ("reference", reference)):
+def _tell_models(say: Say, job: Job, base: NamedModel, others: Mapping[str, NamedModel | None]) -> None:
+    """Say where models come from that are no folders of the user's, and which limits fit their size. `others` are the
+    reference, and reward models by the step that keeps each."""
+    for name, model in {"model": base, **others}.items():
         if model and model.origin:
-            say(f"{name:<9} {model}")
+            say(f"{'reward' if '/' in name else name:<9} {model}")
     for line in limits_of(job, base.folder).lines():
         say(line)
 

@@ -1,4 +1,4 @@
-"""What `ratchet doctor` asks of the workers of a run besides their work. Beside wiring.py it alone knows them."""
+"""What `ratchet doctor` asks of the workers of a run besides their work, and what is asked of this machine alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.config import Grade
 from orchestrator.driver.everywhere import everywhere
+from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
@@ -78,3 +79,19 @@ class Examination(RealWorkers):
     def release(self) -> None:
         """End the engines and the ranks."""
         self._turns.release()
+
+
+def gpus_here() -> Gpus:
+    """The GPUs of this machine, as its driver tells, and its memory."""
+    from workers.doctor import accelerators
+    from workers.supervision.host_memory import free_memory
+
+    found = [device["total"] for device in accelerators()]
+    return Gpus(len(found), min(found, default=None), free_memory())
+
+
+def device_here() -> str | None:
+    """The name of this machine's first GPU, as its driver tells; None where there is none."""
+    from workers.doctor import accelerators
+
+    return next((str(device["name"]) for device in accelerators()), None)

@@ -10,12 +10,13 @@ from typing import Any
 
 from orchestrator.config import Job
 from orchestrator.config.load import JobFile
+from orchestrator.driver.examination import gpus_here
 from orchestrator.driver.fitted import Fitted, said
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.same_job import as_begun
 from orchestrator.driver.serving import serving_dtype, with_dtype
 from orchestrator.driver.settled import CHECKPOINTING, DTYPE, MICROBATCH, Settled, kept_of
-from orchestrator.driver.wiring import engine_takes, gpus_here
+from orchestrator.driver.wiring import engine_takes
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
 from orchestrator.models.sizes import size_trained

@@ -8,6 +8,8 @@ from typing import Any
 
 from orchestrator.config import Data, Job
 from orchestrator.config.load import JobFile
+from orchestrator.config.reward import KEPT as KEPT_REWARD
+from orchestrator.config.reward import KEPT_PROCESS, needs_golds, reward_models
 from orchestrator.errors import Damaged
 from orchestrator.inputs.fields import PROBLEM_READING
 from orchestrator.inputs.preferences import Preferences, as_problems, read_preferences, write_preferences
@@ -19,13 +21,13 @@ from orchestrator.ledger.sharing import Giver
 from orchestrator.ledger.uses import files_of
 from orchestrator.models.checks import check_vocabulary
 from orchestrator.models.files import link_model
-from orchestrator.models.named import Key, NamedModel, locate_model, model_digest
+from orchestrator.models.named import Key, NamedModel, locate_model, locate_reward_model, model_digest
 from orchestrator.records.model_folder import leads_out
 from orchestrator.records.rows import Problem
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
 KEPT_MODEL, KEPT_REFERENCE = "baseline/model", "baseline/reference"
-KEPT = frozenset({KEPT_PROBLEMS, KEPT_PREFERENCES, KEPT_MODEL, KEPT_REFERENCE})
+_KEPT = frozenset({KEPT_PROBLEMS, KEPT_PREFERENCES, KEPT_MODEL, KEPT_REFERENCE, KEPT_PROCESS})
 # Where a run keeps a model, and the pairs that another run trained it on.
 _KEPT_MODELS: dict[Key, tuple[str, str]] = {
     "model": (KEPT_MODEL, "baseline/seen"),
@@ -36,6 +38,11 @@ Problems = Mapping[str, Sequence[Problem]]
 """Problems by the name of their set."""
 
 
+def is_kept(step: str) -> bool:
+    """Whether a step only keeps what the run is made from."""
+    return step in _KEPT or step.startswith(f"{KEPT_REWARD}/")
+
+
 def read_all_problems(
     file: JobFile, pinned: Data | None = None, reading: int = PROBLEM_READING
 ) -> dict[str, ProblemSet]:
@@ -43,7 +50,9 @@ def read_all_problems(
     says how rows are read (see `fields`)."""
     data = pinned or file.job.data
     find = files_of_problems(file, data)
-    problems = {split: read_problems(data, split, find, reading) for split in data.sources}
+    problems = {
+        split: read_problems(data, split, find, reading, needs_golds(file.job, split)) for split in data.sources
+    }
     require_enough(problems.get("train", ()), data, file.job.rounds)
     if not data.allow_overlap:
         check_disjoint(problems)
@@ -133,18 +142,30 @@ def reference_of(file: JobFile, run: Run, base: NamedModel | None, weights: bool
     return found
 
 
+def reward_models_of(file: JobFile, run: Run, weights: bool = True) -> dict[str, NamedModel]:
+    """The reward models of a run by the step that keeps each, as `base_model_of`; none where its job names none."""
+    return {
+        step: _kept_model(run, step) or locate_reward_model(file, named.model, named.key, named.kind, weights)
+        for step, named in reward_models(file.job).items()
+    }
+
+
 def _model_of(file: JobFile, run: Run, weights: bool, key: Key) -> NamedModel:
-    kept, _ = _KEPT_MODELS[key]
-    if (commit := run.committed(kept)) is not None:
-        # After a crash it may still wait for its final name, which a driver gives it after its claim.
-        if not commit.artifacts or commit.artifacts[0].path != kept:
-            told = f"{kept} is committed, but not the folder of that name. Restore the run from a copy."
-            raise Damaged(f"{run.root}: {told}")
-        folder = run.artifacts.place(commit.artifacts[0])
-        if out := next(leads_out(folder), None):
-            raise Damaged(out)
-        return NamedModel(folder, {})
-    return locate_model(file, weights, key)
+    return _kept_model(run, _KEPT_MODELS[key][0]) or locate_model(file, weights, key)
+
+
+def _kept_model(run: Run, kept: str) -> NamedModel | None:
+    """A model that the run has kept by a step; None where it has not."""
+    if (commit := run.committed(kept)) is None:
+        return None
+    # After a crash it may still wait for its final name, which a driver gives it after its claim.
+    if not commit.artifacts or commit.artifacts[0].path != kept:
+        told = f"{kept} is committed, but not the folder of that name. Restore the run from a copy."
+        raise Damaged(f"{run.root}: {told}")
+    folder = run.artifacts.place(commit.artifacts[0])
+    if out := next(leads_out(folder), None):
+        raise Damaged(out)
+    return NamedModel(folder, {})
 
 
 def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str:
@@ -152,8 +173,19 @@ def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str
     reference always; and with it the pairs that another run trained it on."""
     if model.origin is None and key == "model":
         return str(model.folder)
-    origin, other = dict(model.origin or {}), model.checkpoint
     kept, kept_pairs = _KEPT_MODELS[key]
+    return _keep(run, kept, {key: getattr(job, key)}, model, kept_pairs)
+
+
+def keep_reward_models(run: Run, job: Job, models: Mapping[str, NamedModel]) -> None:
+    """Keep the reward models of a run, as they were when it started; `models` are by the step that keeps each."""
+    for step, named in reward_models(job).items():
+        _keep(run, step, {"model": named.model}, models[step])
+
+
+def _keep(run: Run, kept: str, inputs: Mapping[str, str], model: NamedModel, kept_pairs: str = "") -> str:
+    """Keep a model by the step `kept`, and the pairs that another run trained it on; returns its absolute folder."""
+    origin, other = dict(model.origin or {}), model.checkpoint
 
     def work(folder: Path, *seen: Path) -> Facts:
         link_model(model.folder, folder, other.files if other else None)
@@ -167,5 +199,5 @@ def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str
                 giver.give(file, pairs / f"{number:05d}.parquet", size)
         return origin
 
-    run.step(kept, {key: getattr(job, key)}, work, [kept, *([kept_pairs] if other and other.trained_on else [])])
+    run.step(kept, inputs, work, [kept, *([kept_pairs] if other and other.trained_on else [])])
     return str(run.path(kept))

@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.config import Data
 from orchestrator.config.load import JobFile
+from orchestrator.config.reward import needs_golds
 from orchestrator.driver.kept import Problems, files_of_problems, read_all_problems
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import sealed
@@ -68,7 +69,7 @@ class KnownProblems:
 
     def _later(self, split: str) -> ProblemSet:
         def read() -> ProblemSet:
-            found = read_problems(self._data, split, self._find, self._reading)
+            found = read_problems(self._data, split, self._find, self._reading, needs_golds(self._file.job, split))
             if self._identity(split) != self._key["files"][split]:
                 raise BadInput(
                     f"data.{split}: {self._find[split]} has changed since this driver was started. What is committed "

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.config import OWN_REFERENCES, Grader, Job
+from orchestrator.config import OWN_REFERENCES, Grader, Job, Steps
 from orchestrator.config.addresses import without_password
 from orchestrator.config.data import TESTS, HeldOut
 from orchestrator.config.load import JobFile
@@ -41,6 +41,7 @@ WRITTEN = "a folder outside of the run, which is written"
 KEYS: Mapping[str, str] = {
     "grade.graders": CODE,
     "regrade.grade.graders": CODE,
+    "evaluate.harness.include_path": CODE,
     "generate.engine": ARGUMENT,
     "judge.base_url": ADDRESS,
     "tracking.uri": ADDRESS,
@@ -51,6 +52,8 @@ KEYS: Mapping[str, str] = {
     "judge.api_key_env": SECRET,
     "model": OUTSIDE,
     "reference": OUTSIDE,
+    "reward.models": OUTSIDE,
+    "steps.process.model": OUTSIDE,
     "data.train.path": OUTSIDE,
     "data.gate.path": OUTSIDE,
     "data.test.path": OUTSIDE,
@@ -93,7 +96,7 @@ def needs_trust(file: JobFile, root: Path) -> list[Item]:
     that they lead to now, all links resolved; one that leads nowhere is left out, since nothing is read there. What
     other settings leave unused counts too: a user's override must not bring a stranger's setting to life."""
     job = file.job
-    return sorted({*_code(job), *_addresses(job), *_paths(file, real(root))})
+    return sorted({*_code(job), *_tasks(file), *_addresses(job), *_paths(file, real(root))})
 
 
 def _item(key: str, value: str, below: str = "") -> Item:
@@ -112,6 +115,14 @@ def _code(job: Job) -> Iterator[Item]:
         yield _item("cluster.env", value, f".{name}")
     for name in job.cluster.secrets:
         yield _item("cluster.secrets", name)
+
+
+def _tasks(file: JobFile) -> Iterator[Item]:
+    """A folder of tasks is code wherever it lies, inside of the run, too."""
+    if (harness := file.job.evaluate.harness) is not None and harness.include_path is not None:
+        with suppress(BadInput):  # which leads nowhere
+            key = "evaluate.harness.include_path"
+            yield _item(key, str(file.find(harness.include_path, key)))
 
 
 def _named(grader: Grader) -> Iterator[str]:
@@ -147,10 +158,14 @@ def _paths(file: JobFile, root: Path) -> Iterator[Item]:
             yield from _of_another_run(file, key, named, root)
         else:
             yield from _led_to(file, key, named, root)
+    for model in job.reward.models if job.reward else ():
+        yield from _led_to(file, "reward.models", model.model, root)
     for split, source in job.data.sources.items():
         key = f"data.{TESTS}" if isinstance(source, HeldOut) else f"data.{split}.path"
         yield from _led_to(file, key, source.path, root)
     for source_of_pairs in job.sources():
+        if isinstance(source_of_pairs, Steps) and source_of_pairs.process:
+            yield from _led_to(file, "steps.process.model", source_of_pairs.process.model, root)
         for key, source in source_of_pairs.rows():
             yield from _led_to(file, key, source.path, root)
     yield from _read_while_it_runs(job, root)

@@ -18,6 +18,7 @@ from orchestrator.config import Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
+from orchestrator.driver.harness import HarnessTasks, checked_tasks
 from orchestrator.driver.load import loads_of, sampling
 from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.rewarding import Make, Rewarding
@@ -68,6 +69,7 @@ class RealWorkers:
         hire = {ENGINES: self._engine_pool, RANKS: self._new_group}
         self._split = job.cluster.placement == "split"
         self._turns = Turns(lambda: self.cluster, needs, hire, self._phase_over, self.early, self._split)
+        self._harness = checked_tasks(job)
         self._graders: list[Grade] = []
         self._grader_groups: list[Any] = []
         self._weights: Any = None
@@ -179,6 +181,11 @@ class RealWorkers:
         with self._unused():
             judgements: list[StepJudgement] = judge_steps(client, items)
         return judgements, dict(client.facts())
+
+    def harness(self) -> HarnessTasks:
+        if self._harness is None:
+            raise RuntimeError("a job without evaluate.harness asks for its tasks")
+        return self._harness.printing_into(self._logs)
 
     def engines(self, model: str, probe: Path | None = None) -> Any:
         from workers.generation.in_place import InPlace, Served, read_probe
@@ -349,22 +356,6 @@ def engine_takes(job: Job) -> tuple[float, int]:
     share = job.generate.engine.get(ENGINE.memory_argument)
     usual = float(share) if isinstance(share, int | float) else ENGINE.memory_share
     return usual, ENGINE.devices(job.generate) // job.generate.spread
-
-
-def gpus_here() -> Gpus:
-    """The GPUs of this machine, as its driver tells, and its memory."""
-    from workers.doctor import accelerators
-    from workers.supervision.host_memory import free_memory
-
-    found = [device["total"] for device in accelerators()]
-    return Gpus(len(found), min(found, default=None), free_memory())
-
-
-def device_here() -> str | None:
-    """The name of this machine's first GPU, as its driver tells; None where there is none."""
-    from workers.doctor import accelerators
-
-    return next((str(device["name"]) for device in accelerators()), None)
 
 
 def local_graders(settings: Grade, judge: Judge | None = None) -> Any:

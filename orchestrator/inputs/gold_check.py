@@ -9,6 +9,7 @@ import numpy as np
 
 from orchestrator.config import Grade, Job
 from orchestrator.config.load import JobFile
+from orchestrator.config.reward import needs_golds
 from orchestrator.errors import BadInput, cut
 from orchestrator.inputs.problems import place_of
 from orchestrator.records.golds import shown
@@ -34,9 +35,10 @@ def check_golds(file: JobFile, problems: Mapping[str, Sequence[Problem]], ask: A
     job = file.job
     names = set(_names(job.grade.graders))
     graded = {split: rows for split, rows in problems.items() if split != "train" or _grades_samples(job)}
+    lines = [_without(split, rows) for split, rows in problems.items() if not needs_golds(job, split)]
     if not graded or names & {"judge", "python"}:
-        return []
-    lines = [_numbered(job, split, rows, names) for split, rows in graded.items()]
+        return [line for line in lines if line]
+    lines += [_numbered(job, split, rows, names) for split, rows in graded.items()]
     unread, asked = ask(job.grade, (problem.gold for rows in graded.values() for problem in rows))
     total = _different(problem.gold for rows in graded.values() for problem in rows)
     for split, rows in graded.items():
@@ -53,7 +55,17 @@ def check_golds(file: JobFile, problems: Mapping[str, Sequence[Problem]], ask: A
 
 def _grades_samples(job: Job) -> bool:
     """Whether comparing samples of the training problems with gold answers decides anything."""
-    return job.source.compares_golds and job.pairs.rejected != "any" and job.pairs.rule != "unfiltered"
+    decides = job.pairs.rejected != "any" and job.pairs.rule != "unfiltered"
+    return job.source.compares_golds and decides and needs_golds(job)
+
+
+def _without(split: str, rows: Sequence[Problem]) -> str:
+    """What is to be said of problems that may lack a gold answer."""
+    number = sum(not problem.gold for problem in rows)
+    told = (
+        f"data.{split}: {number:,} of {len(rows):,} problems have no gold answer, so that their samples get no verdict"
+    )
+    return told if number else ""
 
 
 def _names(graders: Iterable[Any]) -> Iterator[str]:

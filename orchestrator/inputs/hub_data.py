@@ -57,9 +57,15 @@ def rows(source: Source, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     except Exception as error:
         raise BadInput(f"{key}.hub: {named(source)} cannot be loaded ({short(error)}). {_CURE}") from error
     _check_commit(source, found, key)
-    columns = Columns(found.features.arrow_schema)
-    for number, row in enumerate(found, 1):
-        yield f"{named(source)}, row {number}", columns.row(row)
+    columns, number = Columns(found.features.arrow_schema), 0
+    try:
+        for number, row in enumerate(found, 1):
+            yield f"{named(source)}, row {number}", columns.row(row)
+    except Exception as error:  # a picture that is none, a time out of range, a file that is gone
+        raise BadInput(
+            f"{key}.hub: {named(source)}: what follows row {number} cannot be read ({short(error)}). Give a local file "
+            "(`path`) with the columns that are needed."
+        ) from error
 
 
 def _require_own_files(source: Source, files: Mapping[str, Sequence[str]], key: str) -> None:

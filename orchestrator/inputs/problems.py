@@ -25,9 +25,12 @@ from orchestrator.records.problem_files import read_problem_file, write_problem_
 from orchestrator.records.rows import Problem
 
 
-def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int = PROBLEM_READING) -> ProblemSet:
+def read_problems(
+    data: Data, split: str, find: Mapping[str, Path], reading: int = PROBLEM_READING, golds: bool = True
+) -> ProblemSet:
     """The problems of a split ("train", "gate", "test", "tests.NAME"), in file order; `find` has the files of the
-    splits that are files, and `reading` says how rows are read (see `fields`).
+    splits that are files, `reading` says how rows are read (see `fields`), and `golds` whether each must have a gold
+    answer: without, the field may be missing or null.
 
     Raises:
         BadInput: the file is missing, empty or malformed, the Hub has no such data set or cannot be reached,
@@ -38,7 +41,7 @@ def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int
 
     def rows() -> Iterator[Problem]:
         for place, row in islice(_rows(source, split, find), source.limit):
-            yield (problem := _problem(data, row, len(ids), place, reading))
+            yield (problem := _problem(data, row, len(ids), place, reading, golds))
             ids.append(hash(problem.prompt_id))
 
     try:
@@ -142,13 +145,13 @@ def require_enough(problems: Sequence[Problem], data: Data, rounds: int) -> None
         )
 
 
-def _problem(data: Data, row: Mapping[str, Any], number: int, place: str, reading: int) -> Problem:
+def _problem(data: Data, row: Mapping[str, Any], number: int, place: str, reading: int, golds: bool) -> Problem:
     prompt_id = str(number) if data.id is None else text_of(row, data.id, "data.id", place, reading)
-    gold = _gold(data, row, place, reading)
+    gold = _gold(data, row, place, reading) if golds or row.get(data.answer) is not None else ""
     if data.choices is not None:
         options = options_of(row, data.choices, place)
         what = f"{place}: the gold answer (field {data.answer!r})"
-        gold = joined([options.label_of(one, what) for one in accepted(gold)])
+        gold = joined([options.label_of(one, what) for one in accepted(gold)]) if gold else gold
         row = {**row, data.choices: options.lines()}
     text = fill(data.template, row, "data.template", place, reading)
     hint = None

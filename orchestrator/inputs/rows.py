@@ -72,13 +72,31 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             raise BadInput(f"{path}: {size:,} bytes whose texts unpack to {texts:,} are no file of data")
         # Few rows at a time: one of them may be huge.
         for batch in file.iter_batches(batch_size=max(1, min(64, _LITTLE // max(1, longest)))):
-            for row in batch.to_pylist():
+            for row in _values(batch, path):
                 number += 1
                 yield f"{path}, row {number}", columns.row(row)
     except pa.ArrowInvalid as error:
         raise BadInput(f"{path}: not a Parquet file, or a damaged one ({first_line(error)})") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}, after row {number}: not UTF-8 (byte {error.start})") from error
+
+
+def _values(batch: pa.RecordBatch, path: Path) -> list[dict[str, Any]]:
+    """The rows of a batch as Python's values.
+
+    Raises:
+        BadInput: a column has days, times or durations that Python has none for.
+    """
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except OverflowError as error:
+        kinds = (pa.types.is_temporal, pa.types.is_nested)
+        odd = [field.name for field in batch.schema if any(is_kind(field.type) for is_kind in kinds)]
+        raise BadInput(
+            f"{path}: a day, time or duration is out of range ({first_line(error)}), in one of the columns "
+            f"{', '.join(map(repr, odd))}: leave it out of the file, or write it as text"
+        ) from error
+    return rows
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

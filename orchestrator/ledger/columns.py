@@ -16,6 +16,7 @@ from orchestrator.files.identity import look_once
 from orchestrator.files.inside import regular_size
 from orchestrator.records.drawn import CURRICULUM
 from orchestrator.records.groups import FURTHER, further
+from orchestrator.records.harness import HARNESS
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
     DECODED,
@@ -39,11 +40,13 @@ _PAIR_COLUMNS = ("pair_id", "prompt_id", "prompt_token_ids", "chosen_token_ids",
 _NEEDED: Mapping[str, Sequence[str]] = {
     "prompts": ("prompt_id", "text", "token_ids", "messages", "gold", "solution", "solution_token_ids"),
     **{kind.name: kind.needed for kind in SHARDS.values()},
+    "step_rewards": ("prompt_id", "sample_index", "step_rewards", "cause"),
     "scores": ("prompt_id", "sample_index", "score", "judgements"),
     "pairs": _PAIR_COLUMNS,
     "replay": _PAIR_COLUMNS,
     "chunks": _PAIR_COLUMNS,
     "repeated": ("prompt_id", "sample_index", "num_tokens", "finish_reason", "verdict", "extracted", "answer"),
+    "harness": ("task", "doc_id", "filter", "prompt", "target", "answers", "figures"),
     "drift": ("prompt_id", "sample_index", "num_tokens", "logprob"),
     "curriculum": ("number", "prompt_id", "round", "samples", "correct", "place"),
     "evaluation": ("prompt_id", "text", "token_ids", "finish_reason", "verdict", "extracted"),
@@ -106,6 +109,7 @@ def _require_columns(file: Path, size: int, needed: Sequence[str]) -> None:
         metadata = pq.read_metadata(file)
         schema = metadata.schema.to_arrow_schema()
         _refuse_a_bomb(file, metadata, size)
+        empty = _with_nulls(file, metadata, schema)
     except MemoryError:
         raise
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -121,6 +125,40 @@ def _require_columns(file: Path, size: int, needed: Sequence[str]) -> None:
         if field.name in _KINDS and (found := _kind(field.type)) not in _KINDS[field.name]:
             wanted = " or ".join(sorted(_KINDS[field.name]))
             raise Damaged(f"{file}: its column `{field.name}` holds {found}, and should hold {wanted}. {_CURE}")
+    if empty is not None:
+        raise Damaged(f"{file}: its column `{empty}` has rows without a value, and none may be without. {_CURE}")
+
+
+def _with_nulls(file: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> str | None:
+    """A column that has nulls, though by each schema it has none, or nulls among numbers such as token ids. Files of
+    ours say themselves that they have none, and the parquet library sees to it: of those no row is read, but where
+    some list has no numbers."""
+    loose = {field.name for field in schema if field.nullable and field.name in _NEVER_NULL}
+    names = loose | {
+        field.name for field in schema if _is_numbers(field.type) and _may_have_holes(metadata, field.name)
+    }
+    if not names:
+        return None
+    with pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(batch_size=1024, columns=sorted(names)):
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                if (name in loose and column.null_count) or (_is_numbers(column.type) and column.flatten().null_count):
+                    return str(name)
+    return None
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    return _kind(kind) in ("lists of integers", "lists of numbers")
+
+
+def _may_have_holes(metadata: pq.FileMetaData, name: str) -> bool:
+    """Whether statistics do not rule out a null in the lists of a column; a list without values counts as one there."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for said in (group.column(at) for at in range(group.num_columns)):
+            if said.path_in_schema.partition(".")[0] == name and (not said.statistics or said.statistics.null_count):
+                return True
+    return False
 
 
 def require_masks(file: Path) -> None:
@@ -175,27 +213,22 @@ def _kind(kind: pa.DataType) -> str:
     return str(kind)
 
 
+def _schemas() -> list[pa.Schema]:
+    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, REPEATED, DRIFT, HARNESS, DECODED, CURRICULUM]
+    schemas += [step_pairs_schema(), *(kind.schema for kind in SHARDS.values())]
+    schemas += [further(pairs_schema(conversational=False), FURTHER), pairs_schema(conversational=True)]
+    return [masked(schema) for schema in schemas]
+
+
 def _all_kinds() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    schemas = [
-        PROMPTS,
-        SELF_SCORES,
-        REFERENCE,
-        PROBE,
-        EVALUATION,
-        REPEATED,
-        DRIFT,
-        DECODED,
-        CURRICULUM,
-        step_pairs_schema(),
-    ]
-    schemas += [kind.schema for kind in SHARDS.values()]
-    schemas.append(further(pairs_schema(conversational=False), FURTHER))
-    for schema in (*schemas, pairs_schema(conversational=True)):
-        for field in masked(schema):
+    for schema in _schemas():
+        for field in schema:
             # A column of nothing but nulls may be stored as such.
             found.setdefault(field.name, {"null"} if field.nullable else set()).add(_kind(field.type))
     return found
 
 
 _KINDS = _all_kinds()
+_FIELDS = [field for schema in _schemas() for field in schema]
+_NEVER_NULL = {field.name for field in _FIELDS} - {field.name for field in _FIELDS if field.nullable}

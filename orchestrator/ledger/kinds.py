@@ -24,6 +24,8 @@ EndState = Literal["finished", "interrupted", "failed", "stopped", "not started"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_EPOCH = 10**9
 MAX_ROUND = 10**6
+MAX_REASON = 10_000
+"""Characters of what a person says of a rollback."""
 _MAX_TOLD = 3
 _SUBJECT = re.compile(r"^(Value error, )?(Input|String|List|Dictionary|Value)? ?(?=should )")
 _MAX_SHOWN = 80
@@ -258,7 +260,7 @@ class RollbackData(RecordModel):
     """The reference until then."""
     rounds: Annotated[list[Annotated[int, Field(ge=1, lt=MAX_ROUND)]], Field(max_length=MAX_ROUND)]
     """Those of which something is committed, and that are set aside."""
-    reason: Annotated[str, Field(max_length=10_000)] = ""
+    reason: Annotated[str, Field(max_length=MAX_REASON)] = ""
 
     @model_validator(mode="after")
     def _goes_back(self) -> RollbackData:

@@ -20,11 +20,14 @@ from orchestrator.config.yaml_text import MOST_VALUES
 
 _MOST_CHARACTERS = 2_000_000
 _ALWAYS: Mapping[str, frozenset[str]] = {
-    "Job": frozenset({"name", "model", "data", "pairs", "loss", "train", "tracking"}),
+    "Job": frozenset(
+        {"name", "method", "rounds", "seed", "model", "data", "generate", "grade", "pairs", "loss", "train", "tracking"}
+    ),
     "Data": frozenset({"train", "gate", "test"}),
     "Source": frozenset({"path"}),
     "Stages": frozenset({"sources"}),
     "Loss": frozenset({"dpo"}),
+    "Train": frozenset({"batch_pairs", "order"}),
 }
 """What every version has written, and readers of records count on. All else may be missing."""
 

@@ -99,6 +99,11 @@ class ShardedStep:
         return self.has(index) and offer is not None and self._shards[index].artifact.files == offer.artifacts[0].files
 
     @property
+    def inputs(self) -> recipes.Inputs:
+        """What it is made from."""
+        return self._inputs
+
+    @property
     def _shards(self) -> dict[int, Any]:
         return self.run.ledger.state.shards.get(self.name, {})
 

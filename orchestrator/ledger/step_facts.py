@@ -42,6 +42,21 @@ class Trend(TypedDict, total=False):
 
 
 @with_config(_CONFIG)
+class RewardFigures(TypedDict, total=False):
+    """What a reward model gives the samples of a round: see rounds/scoring.figures."""
+
+    rewarded: Required[Count]
+    mean: Nats
+    deviation: Annotated[float, Field(ge=0, le=1e15)]
+    quantiles: dict[str, Nats]
+    right: Nats
+    wrong: Nats
+    agreement: Share
+    error: Annotated[float, Field(ge=0, le=1)]
+    prompts: Count
+
+
+@with_config(_CONFIG)
 class Facts(TypedDict, total=False):
     """Of any step. A fact means the same in all steps that have it, unless their own model says otherwise."""
 
@@ -151,10 +166,20 @@ class Facts(TypedDict, total=False):
     rectified: Count
     questions: Count
 
-    # judgements of the model's own samples
+    # judgements of the model's own samples, and rewards
     judgements: Count
     scored: Count
     mean_score: Nats | None
+    answers: Count
+    rewarded: Count
+    too_long: Count
+    special_token: Count
+    not_finite: Count
+    mean_reward: Nats | None
+    form: str
+    rewarders_lost: list[str]
+    rewards: list[RewardFigures]
+    combined: RewardFigures
 
 
 @with_config(_CONFIG)
@@ -222,6 +247,34 @@ class RepeatedFacts(Facts, total=False):
     """Held-out problems that were answered several times, by the name of their set."""
 
     sets: Required[dict[str, RepeatedFigures]]
+
+
+@with_config(_CONFIG)
+class HarnessFigure(TypedDict, total=False):
+    """A figure with its standard error."""
+
+    value: Required[float]
+    error: float
+
+
+@with_config(_CONFIG)
+class HarnessTask(TypedDict, total=False):
+    """A task or group; see rounds/harness.py."""
+
+    figures: Required[dict[str, HarnessFigure]]
+    documents: Count
+    shots: Count
+    version: str
+    within: str
+    asked: str
+
+
+@with_config(_CONFIG)
+class HarnessFacts(Facts, total=False):
+    """What lm-evaluation-harness says of a model."""
+
+    lm_eval: Required[str]
+    tasks: Required[dict[str, HarnessTask]]
 
 
 @with_config(_CONFIG)
@@ -295,6 +348,7 @@ class ModelFacts(TypedDict, total=False):
 _BY_NAME: Mapping[str, type[Any]] = {
     "baseline/model": ModelFacts,
     "baseline/reference": ModelFacts,
+    "baseline/process": ModelFacts,
     "baseline/data": PromptsFacts,
     "baseline/preferences": PreferencesFacts,
     "baseline/chunks": ChunksFacts,
@@ -303,9 +357,11 @@ _BY_PHASE: Mapping[str, type[Any]] = {
     "evaluation": EvaluationFacts,
     "selection": EvaluationFacts,
     "repeated": RepeatedFacts,
+    "harness": HarnessFacts,
     "prompts": PromptsFacts,
     "located": LocatedFacts,
     "regraded": RegradedFacts,
+    "reward": ModelFacts,
 }
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.records.model_folder import leads_out
+from orchestrator.records.rewards import RewardKind
 
 _LONGEST_HEADER = 100 * 2**20  # bytes; the format's own limit
 _LARGEST_FILE = 512 * 2**20  # bytes; the largest tokenizers have some 40 MiB
@@ -43,15 +45,16 @@ _KINDS = {
 Shapes = dict[str, list[int]]
 
 
-def check_weights(folder: Path, where: str) -> None:
-    """Compare `folder`'s config.json with the headers of its *.safetensors files; `where` opens each message.
+def check_weights(folder: Path, where: str, reward: RewardKind | None = None) -> None:
+    """Compare `folder`'s config.json with the headers of its *.safetensors files; `where` opens each message. It is of
+    a model that writes text, or gives a `reward`.
 
     A configuration that names no `model_type` is left to the libraries, which refuse it in their own words.
 
     Raises:
         BadInput: a file is damaged or missing, or a tensor is not what the configuration says.
     """
-    config = check_config(folder, where)
+    config = check_config(folder, where, reward)
     if "model_type" not in config:
         return
     text = config.get("text_config") or config
@@ -62,8 +65,9 @@ def check_weights(folder: Path, where: str) -> None:
         )
 
 
-def check_config(folder: Path, where: str) -> dict[str, Any]:
-    """The folder's config.json, which must be that of a causal language model where it says what it is of.
+def check_config(folder: Path, where: str, reward: RewardKind | None = None) -> dict[str, Any]:
+    """The folder's config.json, which must be that of a causal language model, or of a `reward` model, where it says
+    what it is of.
 
     Raises:
         BadInput: it is not, or files of the folder lead to what is none of the model's.
@@ -77,9 +81,31 @@ def check_config(folder: Path, where: str) -> dict[str, Any]:
             if said.get(key) is not None and not isinstance(said[key], kind):
                 raise BadInput(f"{where}: {file}: `{key}` must be {words}, and is {str(said[key])[:80]!r}")
     architectures = config.get("architectures") or []
-    if "model_type" in config and architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
+    if "model_type" in config and reward:
+        _check_outputs(config, architectures, reward, f"{where}: {folder}")
+    elif "model_type" in config and architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
         raise BadInput(f"{where}: {folder} is a {architectures[0]}, which writes no text; give a causal language model")
     return config
+
+
+def _check_outputs(config: Mapping[str, Any], architectures: Sequence[Any], kind: RewardKind, what: str) -> None:
+    """What a reward model of a kind gives, and how much of it; a configuration that says nothing of its outputs has
+    two."""
+    ending, wanted, words = _REWARDING[kind]
+    if not any(str(name).endswith(ending) for name in architectures):
+        named = architectures[0] if architectures else f"a {config['model_type']} without `architectures`"
+        raise BadInput(f"{what} is {named}, which gives no reward: give {words}")
+    labels = config.get("id2label")
+    outputs = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
+    if outputs != wanted:
+        raise BadInput(f"{what} has {outputs} outputs, and is to be {words}")
+
+
+_REWARDING: Mapping[RewardKind, tuple[str, int, str]] = {
+    "outcome": ("ForSequenceClassification", 1, "a sequence classifier with one output (num_labels: 1)"),
+    "process": ("ForTokenClassification", 2, "a token classifier with two labels, wrong and right (num_labels: 2)"),
+}
+"""By kind: the end of the architecture's name, how many outputs it has, and the same in words."""
 
 
 def tensors(folder: Path, where: str) -> Shapes:
@@ -144,8 +170,11 @@ def _shapes(file: Path, where: str) -> Shapes:
     try:
         for name, tensor in header.items():
             if name != "__metadata__":
-                shapes[name] = [int(size) for size in tensor["shape"]]
-                end = max(end, int(tensor["data_offsets"][1]))
+                shapes[name] = shape = [int(size) for size in tensor["shape"]]
+                begin, stop = (int(offset) for offset in tensor["data_offsets"])
+                if min(shape, default=0) < 0 or math.prod(shape) > 8 * (stop - begin):  # a number has a bit at least
+                    raise ValueError(f"{name} has not the bytes that its shape says")
+                end = max(end, stop)
     except (TypeError, LookupError, ValueError, OverflowError) as error:
         raise BadInput(f"{where}: {file}: its header is damaged; download the model again") from error
     if size != 8 + length + end:

@@ -15,9 +15,10 @@ from orchestrator.files import durable
 from orchestrator.files.identity import hash_ahead, sha256
 from orchestrator.ledger.recipes import UsedFiles
 from orchestrator.models.checks import check_config, check_weights
-from orchestrator.models.files import check_files, check_names, enclosing_run
+from orchestrator.models.files import check_files, check_names, enclosing_run, has_tokenizer
 from orchestrator.models.hub import HubModel, fetch, hub_model
 from orchestrator.models.other_run import Checkpoint, find, run_model
+from orchestrator.records.rewards import RewardKind
 
 Key = Literal["model", "reference"]
 """The key of a job that names a model."""
@@ -46,7 +47,10 @@ class NamedModel:
 
 def on_hub(file: JobFile, key: Key = "model") -> HubModel | None:
     """The Hub's model that a job names; None where it names a folder or a run, or what looks like no Hub id."""
-    named = getattr(file.job, key)
+    return _on_hub(file, getattr(file.job, key), key)
+
+
+def _on_hub(file: JobFile, named: str, key: str) -> HubModel | None:
     try:
         file.find(named, key)
     except BadInput:
@@ -66,14 +70,32 @@ def locate_model(file: JobFile, weights: bool = True, key: Key = "model") -> Nam
         found = find(other, where, file.folders, run_folder(file.job))
         check_weights(found.folder, where)
         return NamedModel(found.folder, found.origin, found)
-    if (model := on_hub(file, key)) is not None:
+    return _located(file, named, key, weights)
+
+
+def locate_reward_model(file: JobFile, named: str, key: str, kind: RewardKind, weights: bool = True) -> NamedModel:
+    """A reward model that a job names under `key`, as `locate_model`; it must have a tokenizer of its own.
+
+    Raises:
+        BadInput: as `locate_model`, or it gives no reward.
+    """
+    found = _located(file, named, key, weights, kind)
+    if not has_tokenizer(found.folder):
+        raise BadInput(f"{file.path}: {key}: {found.folder} has no tokenizer, by which it would read answers")
+    return found
+
+
+def _located(file: JobFile, named: str, key: str, weights: bool, reward: RewardKind | None = None) -> NamedModel:
+    """A model that is no run's checkpoint, downloaded and checked."""
+    where = f"{file.path}: {key}"
+    if (model := _on_hub(file, named, key)) is not None:
         folder = fetch(model, where, weights)
         located = NamedModel(folder, {"id": model.id, "revision": folder.name})
     else:
         folder = _folder(file, named, key)
         located = NamedModel(folder, {} if in_ray_package(folder) else None)
     if model is not None and not weights:
-        check_config(folder, where)
+        check_config(folder, where, reward)
         return located
     check_names({path.name for path in folder.glob("*")}, f"{where}: {folder}")
     if (other_run := enclosing_run(folder)) is not None:
@@ -81,15 +103,15 @@ def locate_model(file: JobFile, weights: bool = True, key: Key = "model") -> Nam
             check_files(folder, other_run)
         except Damaged as error:
             raise BadInput(f"{where}: {error}") from error
-    check_weights(folder, where)
+    check_weights(folder, where, reward)
     return located
 
 
-def _folder(file: JobFile, named: str, key: Key) -> Path:
+def _folder(file: JobFile, named: str, key: str) -> Path:
     try:
         return file.find(named, key)
     except BadInput as error:
-        if key == "model":
+        if key != "reference":
             raise
         raise BadInput(f"{error}. Give a model, as for `model`, or write `previous` or `base`.") from error
 

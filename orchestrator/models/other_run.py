@@ -22,7 +22,7 @@ from orchestrator.reports.lineage import pair_files_trained_on
 from orchestrator.reports.status import open_run
 
 _PREFIX = "run:"
-_ROUND = re.compile(r"(.+)@round(\d+)")
+_ROUND = re.compile(r"(.+)@round(\d{1,9})", re.ASCII)
 _CHECKPOINT = re.compile(r"rounds/(\d+)/checkpoint")
 
 

@@ -19,6 +19,7 @@ _FORMATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
 _HEADS = ("num_attention_heads", "n_head")
+_TOO_MANY = 2**40  # of anything that a configuration counts
 _INNER = ("intermediate_size", "n_inner", "ffn_dim")
 
 
@@ -75,8 +76,9 @@ def size_trained(folder: Path, lora: Lora | None) -> ModelSize | None:
     size = size_of(folder)
     if lora is None or size is None:
         return size
-    shapes = tensors(folder, "model") if any(folder.glob("*.safetensors")) else _layers_of(size)
-    return replace(size, adapter=adapter_parameters(shapes, size.vocabulary, lora))
+    if any(folder.glob("*.safetensors")):
+        return replace(size, adapter=adapter_parameters(tensors(folder, "model"), size.vocabulary, lora))
+    return replace(size, adapter=size.layers * adapter_parameters(_layer_of(size), size.vocabulary, lora))
 
 
 def adapter_parameters(shapes: Mapping[str, Sequence[int]], vocabulary: int, lora: Lora) -> int:
@@ -92,8 +94,9 @@ def adapter_parameters(shapes: Mapping[str, Sequence[int]], vocabulary: int, lor
     return total
 
 
-def _layers_of(size: ModelSize) -> dict[str, tuple[int, int]]:
-    """The layers of a decoder with gated MLPs and its usual names, for weights that are not there yet."""
+def _layer_of(size: ModelSize) -> dict[str, tuple[int, int]]:
+    """The first layer of a decoder with gated MLPs and its usual names, for weights that are not there yet: how many
+    layers there are is a word of whoever wrote the configuration."""
     heads, kv_heads = size.heads * size.head_dim, size.kv_heads * size.head_dim
     one = {
         "self_attn.q_proj": (heads, size.hidden),
@@ -104,7 +107,7 @@ def _layers_of(size: ModelSize) -> dict[str, tuple[int, int]]:
         "mlp.up_proj": (size.inner, size.hidden),
         "mlp.down_proj": (size.hidden, size.inner),
     }
-    return {f"layers.{number}.{name}.weight": of for number in range(size.layers) for name, of in one.items()}
+    return {f"layers.0.{name}.weight": of for name, of in one.items()}
 
 
 def number_format(folder: Path, where: str = "model") -> str | None:
@@ -158,4 +161,4 @@ def from_config(config: Mapping[str, Any]) -> ModelSize | None:
 
 def _number(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     found = next((config[name] for name in names if config.get(name) is not None), None)
-    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+    return found if isinstance(found, int) and not isinstance(found, bool) and 0 < found < _TOO_MANY else None

@@ -9,7 +9,7 @@ WORDS = {
     "truncated": "truncated",
     "unreadable": "unreadable",
     "failed": "that a grader failed on",
-    "gold": "with a gold answer that no grader reads",
+    "gold": "without a gold answer that a grader reads",
 }
 """What there are so many of, by cause."""
 

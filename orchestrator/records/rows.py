@@ -24,7 +24,7 @@ Verdicts of different versions are not compared."""
 Verdict = Literal["correct", "wrong", "ungradable"]
 Cause = Literal["truncated", "unreadable", "failed", "gold"]
 """Why a verdict is "ungradable": the completion reached the length limit; its answer cannot be read as the gold
-answer's kind; a grader broke or ran out of bounds; no grader can read the gold answer."""
+answer's kind; a grader broke or ran out of bounds; no grader can read the gold answer, or there is none."""
 CAUSES: tuple[Cause, ...] = ("truncated", "unreadable", "failed", "gold")
 
 JUDGE_PROMPT = 1
@@ -41,6 +41,7 @@ class Problem:
     prompt_id: str
     text: str
     gold: str
+    """The gold answer; "" where there is none, which only problems to be scored by reward models may lack."""
     solution: str | None
     hint: str | None = None
     """The prompt with the gold answer given away, where the job has a template for that."""
@@ -262,7 +263,8 @@ SELF_SCORES = pa.schema(
         pa.field("judgements", pa.int32(), nullable=False),
     ]
 )
-"""One row a sample: the mean of the model's own `judgements` of it; null where none of them has a score."""
+"""One row a sample: the mean of the model's own `judgements` of it, or what comes of the rewards of so many reward
+models; null where none of them has a score, or one of these no reward."""
 
 _TRL_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from orchestrator.records.rewards import REWARDS
 from orchestrator.records.rows import SAMPLES, VERDICTS
 
 
@@ -43,6 +44,12 @@ SHARDS = {
             VERDICTS,
             ("prompt_id", "sample_index", "verdict", "extracted"),  # the others came later, or are null
             frozenset({"generate", "grade", "regrade"}),
+        ),
+        ShardKind(
+            "rewards",
+            REWARDS,
+            ("prompt_id", "sample_index", "reward", "cause"),
+            frozenset({"generate"}),
         ),
     )
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.config.reward import lacks_golds
 from orchestrator.ledger.ledger import State
 from orchestrator.records.counts import BY_PROMPT, TRENDS, trend
 from orchestrator.reports.rounds import RoundStatus, rounds
@@ -23,6 +24,8 @@ class Evidence:
     not tell it."""
     loss_form: str = "sigmoid"
     """As config.Loss has it."""
+    golds: bool = True
+    """Whether every problem should have a gold answer; else samples of those that have none are no part of shares."""
 
     def figures(self, name: str) -> Mapping[str, Any] | None:
         """Part of the evaluation: gate, test or probe."""
@@ -42,8 +45,9 @@ class Evidence:
 
     @property
     def graded(self) -> int:
-        """Samples that have a verdict, whatever it is."""
-        return sum(self.round.count("verdicts", verdict) for verdict in ("correct", "wrong", "ungradable"))
+        """Samples that have a verdict, whatever it is, but for those of problems without a gold answer."""
+        every = sum(self.round.count("verdicts", verdict) for verdict in ("correct", "wrong", "ungradable"))
+        return every - (0 if self.golds else self.round.count("verdicts", "gold"))
 
     @property
     def pass_one(self) -> float | None:
@@ -70,7 +74,8 @@ class Evidence:
     @property
     def kinds(self) -> dict[str, int]:
         """How many prompts have verdicts of which kind (counts.by_prompt); empty where that is not known."""
-        known = {name: self.round.known("verdicts", name) for name in BY_PROMPT}
+        names = [name for name in BY_PROMPT if self.golds or name != "prompts_gold"]
+        known = {name: self.round.known("verdicts", name) for name in names}
         kinds = {name: number for name, number in known.items() if number is not None}
         return kinds if any(kinds.values()) else {}
 
@@ -119,11 +124,12 @@ class Evidence:
 
 def by_ledger(state: State) -> tuple[Evidence, list[Evidence]]:
     """The base model and each round as the ledger alone tells them: no file is read."""
-    form = state.configs[-1]["job"].get("loss", {}).get("form", "sigmoid") if state.configs else "sigmoid"
-    return base_of(state), [Evidence(round_, loss_form=form) for round_ in rounds(state)]
+    job = state.configs[-1]["job"] if state.configs else {}
+    form, golds = job.get("loss", {}).get("form", "sigmoid"), not lacks_golds(job)
+    return base_of(state), [Evidence(round_, loss_form=form, golds=golds) for round_ in rounds(state)]
 
 
 def base_of(state: State) -> Evidence:
     """The base model."""
-    commits = {phase: state.commits.get(f"baseline/{phase}") for phase in ("evaluation", "repeated")}
+    commits = {phase: state.commits.get(f"baseline/{phase}") for phase in ("evaluation", "repeated", "harness")}
     return Evidence(RoundStatus(0, {phase: commit.facts for phase, commit in commits.items() if commit}))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from orchestrator.reports import rewards
 from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.repeated import repeated
 
@@ -17,7 +18,7 @@ KINDS = {
     "prompts_truncated": "truncated",
     "prompts_unreadable": "unreadable",
     "prompts_failed": "failed",
-    "prompts_gold": "unreadable gold",
+    "prompts_gold": "no readable gold",
 }
 """Shares of prompts, by what verdicts their samples have (counts.by_prompt), in words."""
 
@@ -33,7 +34,10 @@ def health(evidence: Evidence) -> dict[str, float]:
     - `repeated_pass_1`, `repeated_pass_n` and `majority`, where test problems are answered several times;
     - `kl` and `kl_token`, how far the model is from the base model (rounds/drift.py), in nats a completion and a token;
     - `chosen_logprob_first` and `_last`, the mean log-probability of the chosen completions in the first and in the
-      last quarter of the training, in nats a completion; `chosen_logprob_token`, the last one in nats a token.
+      last quarter of the training, in nats a completion; `chosen_logprob_token`, the last one in nats a token;
+    - where reward models score, `reward_mean`, `reward_q5` to `reward_q95`, of which so many per cent are below,
+      `reward_right` and `reward_wrong`, the means of right and of wrong samples, and `reward_agreement` (see
+      rounds/scoring.figures); those of a second model end in `_2`.
     """
     return dict(_figures(evidence))
 
@@ -64,6 +68,7 @@ def _figures(evidence: Evidence) -> Iterator[tuple[str, float]]:
         yield from zip(("chosen_logprob_first", "chosen_logprob_last"), ends, strict=True)
     if token := evidence.chosen_logprob:
         yield "chosen_logprob_token", token[0]
+    yield from rewards.health_figures(evidence)
 
 
 def _shares(evidence: Evidence) -> dict[str, float]:
@@ -91,6 +96,7 @@ def words(figures: Mapping[str, float]) -> Iterator[str]:
         yield f"{figures['sample_tokens']:.0f} tokens a sample"
     if kinds := [f"{100 * figures[key]:.0f} % {word}" for key, word in KINDS.items() if figures.get(key)]:
         yield f"prompts {', '.join(kinds)}"
+    yield from rewards.words(figures)
     if "kl" in figures:
         yield f"KL from base {figures['kl']:.2f} nats"
     if "chosen_logprob_first" in figures:

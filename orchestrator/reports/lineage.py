@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from orchestrator.config import OWN_REFERENCES
 from orchestrator.config.forms import reads_reference
+from orchestrator.config.reward import phases
 from orchestrator.config.sources import kind_of
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import State
@@ -40,6 +41,11 @@ class Trail:
     findings: Callable[[Path, State, str], Iterator[str]]
     """What is wrong on it in a run; the last is a folder of pairs and all that they come from, such as rounds/01."""
 
+    def of(self, job: Mapping[str, Any]) -> list[str]:
+        """The steps for a job as a run records it, with those of its reward models behind the pairs."""
+        models = len((job.get("reward") or {}).get("models", ()))
+        return [*self.steps[:1], *(["scores", *phases(models)] if models else ()), *self.steps[1:]]
+
 
 class Followed(Protocol):
     """A source of pairs, as far as one follows a checkpoint."""
@@ -59,7 +65,7 @@ def follow(run_dir: Path, state: State, number: int, sources: Mapping[str, Follo
     places = [folder, f"{folder}/held_out"] if f"{folder}/retrain" in made_by else [folder]
     found = []
     for place in places:
-        steps = [*(trained if place == folder else ()), *trail.steps]
+        steps = [*(trained if place == folder else ()), *trail.of(job)]
         if missing := [step for step in steps if f"{place}/{step}" not in state.commits]:
             found += [f"{folder}/checkpoint: comes from {place}/{step}, which is not committed" for step in missing]
         else:

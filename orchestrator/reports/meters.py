@@ -47,7 +47,7 @@ WAITING = Meter(
 STEPS = Meter("ratchet_step_seconds_total", ("phase",), "Seconds that committed steps took, by phase")
 METERS = (ROUNDS, SHARDS, TOKENS, LOST, APPENDS, WAITING, STEPS)
 
-_MAKERS = {"samples": "engine", "verdicts": "grader"}
+_MAKERS = {"samples": "engine", "verdicts": "grader", "rewards": "rewarder"}
 """Who makes which kind of shards (records/shards.py)."""
 Count = tuple[Meter, Mapping[str, str], float]
 Metric = Callable[[float, dict[str, str]], None]
@@ -116,7 +116,7 @@ def _of_commit(data: Mapping[str, Any], state: State) -> Iterator[Count]:
 
 
 def _lost(facts: Mapping[str, Any]) -> Iterator[Count]:
-    for role in ("engine", "grader"):
+    for role in ("engine", "grader", "rewarder"):
         yield LOST, {"role": role}, len(facts.get(f"{role}s_lost", ()))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.forms import FORMS
+from orchestrator.config.reward import lacks_golds
 from orchestrator.config.sources import kind_of
 from orchestrator.errors import Damaged
 from orchestrator.files.durable import replace
@@ -15,7 +16,7 @@ from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.executed import ANEW, HALVED, WEIGHTS
-from orchestrator.reports import repeated
+from orchestrator.reports import harness, repeated
 from orchestrator.reports.columns import Column, Reporting, change, fact, last, number, table
 from orchestrator.reports.dashboard import dashboard, is_server
 from orchestrator.reports.disputes import disputes
@@ -61,6 +62,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         "solved." + _versions([base, *done]),
         table(_accuracies([base, *done]), [base, *done]),
         *repeated.SECTION.parts([base, *done]),
+        *harness.section([base, *done]),
         "## Promotion",
         _promotions(done),
         *(part for section in source.sections for part in section.parts(done)),
@@ -90,6 +92,7 @@ def evidence(run_dir: Path, state: State, round_: RoundStatus) -> Evidence:
             training_metrics(run_dir, state, round_.number),
             diversity(run_dir, state, round_.number) if _untold(round_.facts.get("verdicts")) else None,
             state.configs[-1]["job"]["loss"].get("form", "sigmoid") if state.configs else "sigmoid",
+            not (state.configs and lacks_golds(state.configs[-1]["job"])),
         )
     except (OSError, ValueError, Damaged):  # ArrowInvalid is a ValueError; `verify` is there to complain
         found = Evidence(round_)
@@ -178,7 +181,9 @@ def _lookup(job: Mapping[str, Any], key: str) -> str:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     values = value if isinstance(value, list) else [] if value is None else [value]
-    return ", ".join(str(v.get("path") or v.get("hub")) if isinstance(v, Mapping) else str(v) for v in values)
+    return ", ".join(
+        str(v.get("path") or v.get("hub") or v.get("model")) if isinstance(v, Mapping) else str(v) for v in values
+    )
 
 
 _ACCURACY = (

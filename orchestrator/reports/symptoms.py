@@ -173,7 +173,7 @@ def _pairs_run_dry(evidence: Evidence, past: Past) -> Iterator[str]:
     elif side == "tied":
         yield (
             f"{start} of the same score: pairs run dry. Raise `generate.temperature` or `generate.samples`, or see "
-            "whether the model knows how to judge (`self_judge`)."
+            "whether who scores them tells them apart (`self_judge`, `reward`)."
         )
     else:
         said, other = ("right", "harder") if side == "all_correct" else ("wrong", "easier")
@@ -198,11 +198,13 @@ def _ungradable(evidence: Evidence, past: Past) -> Iterator[str]:
     ungradable = evidence.round.count("verdicts", "ungradable")
     total = ungradable + evidence.round.count("verdicts", "correct") + evidence.round.count("verdicts", "wrong")
     counts = {cause: evidence.round.count("verdicts", cause) for cause in _CURES}
+    if not evidence.golds:
+        total -= counts.pop("gold")
     for cause, count in counts.items():
         if _surely_above(count, total, MAX_UNGRADABLE):
             yield f"{100 * count / total:.0f} % of the samples {_CURES[cause]}."
-    if not any(counts.values()) and _surely_above(
-        ungradable, total, MAX_UNGRADABLE
+    if (
+        evidence.golds and not any(counts.values()) and _surely_above(ungradable, total, MAX_UNGRADABLE)
     ):  # graded by version 1, which named no causes
         yield (
             f"{100 * ungradable / total:.0f} % of the samples are ungradable (truncated, or the grader "

@@ -26,9 +26,9 @@ from orchestrator.reports.rounds import round_and_phase
 from orchestrator.reports.status import open_run, run_state
 from orchestrator.text import terminal
 
-ROLES = ("engine", "rank", "grader", "rewarder", "ray")
+ROLES = ("engine", "rank", "grader", "rewarder", "harness", "ray")
 _FOLDER = re.compile(r"e([1-9]\d{0,8})")
-_FILE = re.compile(r"(engine|rank|grader|rewarder)-(\d{1,6})\.log")
+_FILE = re.compile(r"(engine|rank|grader|rewarder|harness)-(\d{1,6})\.log")
 _OF_RAY = re.compile(r"worker-.*\.(?:out|err)")
 _MARK = b'{"ratchet": '
 _PIECE = 1 << 16  # bytes that are read at once, of each of perhaps thousands of files

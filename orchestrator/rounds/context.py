@@ -25,6 +25,7 @@ from orchestrator.ledger.uses import files_of
 from orchestrator.ledger.uses import model as committed_model
 from orchestrator.models.named import digest_of, model_used
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.harness import Asked, TasksPlan
 from orchestrator.records.progress import Watch
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rewards import RewardPlan, RewardWorkers
@@ -127,8 +128,32 @@ class Workers(Protocol):
         the meters where there is a way to. What the workers print goes into the folder `logs` of the run, which they
         make."""
 
+    def harness(self) -> Harness:
+        """Whoever knows the tasks of the job's `evaluate.harness`, which it has."""
+
     def execution(self, of: Literal["train", "generate"]) -> Facts:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
+
+
+class Harness(Protocol):
+    """lm-evaluation-harness with a job's tasks (orchestrator.driver.harness.HarnessTasks)."""
+
+    def identity(self) -> Facts:
+        """What its figures follow from besides model and settings: its version, and what is in the job's own tasks."""
+
+    def check(self) -> None:
+        """
+        Raises:
+            BadInput: a task is not there, or would execute what a model has written.
+        """
+
+    def evaluate(self, plan: TasksPlan, work: Path, output: Path, answer: Callable[[Asked], list[Path]]) -> None:
+        """Write what the tasks say of a model into `output` (records.harness). What they want to know of it `answer`
+        finds out, which returns files (schema SAMPLES or SCORES). `work` is for work in progress.
+
+        Raises:
+            RatchetError: it failed, in its own words.
+        """
 
 
 @dataclass(frozen=True)
@@ -249,7 +274,10 @@ class Context:
         """The model that the job's `reference` names, which the run has kept; None where it names none."""
         if self.job.fixed_reference is None:
             return None
-        name = "baseline/reference"
+        return self.kept_model("baseline/reference")
+
+    def kept_model(self, name: str) -> Model:
+        """A model that the run has kept, by the step that did."""
         return Model(str(self.run.path(name)), name, self._kept(name))
 
     def evaluate(self, model: Model, name: str, splits: Sequence[str] | None = None) -> Model:

@@ -101,7 +101,7 @@ def usual_draw(problems: int, data: Data, number: int, seed: int) -> Sequence[in
     return [order[(start + i) % problems] for i in range(size)]
 
 
-def of_round(job: Job, run: Run, number: int, problems: int) -> Sequence[int] | None:
+def drawn_for(job: Job, run: Run, number: int, problems: int) -> Sequence[int] | None:
     """The numbers of the training problems, of so many, that were drawn for a round; None where no round before it
     decides.
 

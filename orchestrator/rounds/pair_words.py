@@ -11,6 +11,7 @@ def no_pairs(facts: Facts, plan: PairingPlan) -> str:
     """Why a round's samples make no pair, and what to do."""
     if plan.rule in BY_SCORE:
         far = f"two scores that are {plan.margin:g} apart" if plan.rule == "margin" else "two different scores"
+        far = "a score" if plan.rule == "best" else far
         return f"no pairs: no prompt's samples have {far}. Use other prompts, a higher temperature or more samples."
     if plan.rule == "unfiltered":
         return (

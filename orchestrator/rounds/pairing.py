@@ -68,7 +68,9 @@ class PairingPlan:
     """How a round's pairs are made; see config.Pairs."""
 
     per_prompt: int
-    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "unfiltered", "best_rest"] = "zip"
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "unfiltered", "best_rest", "best"] = (
+        "zip"
+    )
     margin: float = 1.0
     gold_as_chosen: bool | Literal["only"] = False
     rejected: Literal["wrong", "any"] = "wrong"
@@ -158,6 +160,14 @@ def _best_worst(sides: _Sides) -> _Pairs:
     return [(sides.rng.choice(best), sides.rng.choice(worst))]
 
 
+def _best(sides: _Sides) -> _Pairs:
+    """The highest score alone, of equals a random one (RAFT, arXiv 2304.06767, algorithm 1)."""
+    texts = _by_text(sides.scored)
+    highest = max((c.score or 0.0 for c in texts), default=0.0)
+    best = [c for c in texts if c.score == highest]
+    return [(sides.rng.choice(best), None)] if best else []
+
+
 def _best_rest(sides: _Sides) -> _Pairs:
     """The highest score, of equals a random one, each time against another random lower one: what S-DPO takes for a
     group (arXiv 2406.09215); nothing where all are equal."""
@@ -207,6 +217,7 @@ _RULES: Mapping[str, Callable[[_Sides], _Pairs]] = {
     "correct": _imitated,
     "unfiltered": _imitated,
     "best_rest": _best_rest,
+    "best": _best,
 }
 
 _NUMBER = r"-?\$?\d[\d,]{0,40}(?:\.\d{1,40})?%?"

@@ -78,10 +78,11 @@ class Counting:
         """Of the pairs that stand in the file, which must be those that were `chosen`."""
         before_cap, kept = pair_files.capped(chosen, cap, seed)
         [file] = self.files.all(step)
-        names, known = ("pair_id", *FURTHER), pq.read_schema(file)
+        own = ("pair_id", "chosen_sample", "rejected_sample")
+        names, known = (*own, *FURTHER), pq.read_schema(file)
         picked = (choice for _, pairs in pair_files.only(chosen(), kept) for choice in pairs)
         wanted = ([getattr(choice, name, None) for name in names] for choice in picked)
-        there = batches([file], ["pair_id", *further_columns(known)])
+        there = batches([file], [*own, *further_columns(known)])
         found = ([row.get(name) for name in names] for batch in there for row in batch.to_pylist())
         if any(one != other for one, other in itertools.zip_longest(wanted, found)):
             raise Damaged("its pairs are not those that the job makes of the samples and their verdicts")

@@ -15,27 +15,17 @@ from orchestrator.inputs.problems import require_enough
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Fields, UsedFiles
 from orchestrator.ledger.run import Facts
+from orchestrator.ledger.sharded import ShardedStep
 from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.records.seeds import derived_seed
 from orchestrator.reports.gate_words import gate_said
-from orchestrator.rounds import (
-    curriculum,
-    drift,
-    gate,
-    lengths,
-    pair_files,
-    pair_words,
-    regrading,
-    repeated,
-    sampling,
-    space,
-    temperature,
-)
+from orchestrator.rounds import gate, lengths, measured, pair_files, regrading, sampling, space, temperature
 from orchestrator.rounds.context import Context, Model, engine, executed, graded_by, grading
-from orchestrator.rounds.curriculum import usual_draw
+from orchestrator.rounds.curriculum import drawn_for, usual_draw
+from orchestrator.rounds.pair_words import no_pairs, summary
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.rounds.training import Training
@@ -58,7 +48,9 @@ class GradedSamples:
     shards: list[pair_files.Scored]
     files: list[UsedFiles]
     indices: Sequence[int] = ()
-    """That of each shard, in a round whose samples are drawn in waves."""
+    """That of each shard."""
+    drawn: ShardedStep | None = None
+    """The step of the samples."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class Round:
         """The problems that the round's prompts are made of."""
         problems = self.context.problems[self.split]
         if self.split == "train":
-            drawn = curriculum.of_round(self.context.job, self.context.run, self.number, len(problems))
+            drawn = drawn_for(self.context.job, self.context.run, self.number, len(problems))
             if drawn is not None:
                 return selection(problems, drawn)
             seed = self.context.seed("prompts")
@@ -165,7 +157,7 @@ class Round:
             self.say("verdicts", counts + sampling.mishaps_text(graded))
         indices = [shard.index for shard in shards]
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in indices]
-        return GradedSamples(source, scored, [*samples.files_of_shards(), *verdicts.files_of_shards()], indices)
+        return GradedSamples(source, scored, samples.files_of_shards() + verdicts.files_of_shards(), indices, samples)
 
     def _slices(self, prompts: Commit, cut_as: Commit | None) -> tuple[Path, list[sampling.Slice]]:
         """The file of prompts, and where it is cut."""
@@ -193,7 +185,7 @@ class Round:
 
         commit = self.make_pairs(inputs, plan, work)
         if not commit.facts["pairs"] and self.split == "train":
-            raise NoPairs(f"round {self.number} gives {pair_words.no_pairs(commit.facts, plan)}")
+            raise NoPairs(f"round {self.number} gives {no_pairs(commit.facts, plan)}")
         return commit
 
     def make_pairs(self, inputs: Mapping[str, Any], plan: PairingPlan, work: Callable[[Path], Facts]) -> Commit:
@@ -202,7 +194,7 @@ class Round:
         prompts = files_of(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
         everything = Fields(plan, {"prompts": prompts, **inputs})
         commit = self.context.run.step(f"{self.folder}/pairs", everything, work)
-        self.say("pairs", pair_words.summary(commit.facts, plan))
+        self.say("pairs", summary(commit.facts, plan))
         return commit
 
     def held_out_pairs(self, sampled_from: Model) -> Commit | None:
@@ -256,8 +248,7 @@ class Round:
             ProbeFailed: engine and trainer disagree about it.
         """
         candidate = self.context.evaluate(candidate, f"{self.folder}/evaluation")
-        repeated.answer(self.context, candidate, self.folder)
-        drift.measure(self.context, candidate, self.folder)
+        measured.measure(self.context, candidate, self.folder)
         return candidate
 
     def comparable(self, best: Model, candidate: Model) -> tuple[Model, Model]:

@@ -26,6 +26,10 @@ class Engines(Protocol):
     def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, Facts]]:
         """Sample shards of prompts; yields each with its facts once its file is written, in the order of finishing."""
 
+    def score(self, shards: list[Shard]) -> Iterator[tuple[Shard, Facts]]:
+        """Have given completions (schema REQUESTS) scored into files (schema SCORES), each by one engine; yields each
+        shard with its facts once its file is written, in the order of finishing."""
+
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
         """By engine: the summed log-probability of each completion (token ids) after its prompt, in nats; None where
         the two do not fit the context."""
@@ -118,7 +122,7 @@ def sample_and_grade(
         graders.submit(grading_shard(slice_, read(shard.index), verdict_file(shard.index)), slice_.golds)
         for graded, verdict_facts in graders.finished():
             on_verdicts(graded.index, verdict_facts)
-    wall = _Lap()
+    wall = Lap()
     for graded, verdict_facts in graders.drain():
         # Nothing is sampled any more: this time the graders are waited for.
         on_verdicts(graded.index, verdict_facts | {"waited": wall.lap()})
@@ -150,7 +154,7 @@ def sample_and_grade_shards(
         return
     samples.begin()
     serving, wait = ready(engines)
-    wall = _Lap()
+    wall = Lap()
     sample_and_grade(
         serving,
         grading,
@@ -225,12 +229,13 @@ def mishaps_text(facts: Mapping[str, Any]) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
-class _Lap:
+class Lap:
     """Seconds since the last lap."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def lap(self) -> float:
+        """They, and the next lap begins."""
         last, self._last = self._last, time.monotonic()
         return round(self._last - last, 4)

@@ -20,6 +20,8 @@ from orchestrator.records.rows import Problem
 GIB = 2**30
 BYTES_A_TOKEN = 10  # in a Parquet file, at most: four for the id, and its text
 BYTES_A_VERDICT = 200
+BYTES_A_REWARD = 60
+_LOOKED_AT = 1000  # rounds; those after them, which may be any number, are as the last of them
 _CHARACTERS_A_TOKEN = 8  # at most, over a whole prompt
 _BYTES_A_PARAMETER = 12  # in a saved training state: float32 weights and two moments
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -90,12 +92,14 @@ def round_need(job: Job, number: int, base_model: Path, problems: Sizes, disk: D
 
 def job_need(job: Job, base_model: Path, problems: Sizes, disk: Disk) -> Need:
     """What all rounds leave on the disk, and the most that any of them needs besides for a while."""
-    rounds = [round_need(job, number, base_model, problems, disk) for number in range(1, job.rounds + 1)]
+    looked_at = min(job.rounds, _LOOKED_AT)
+    rounds = [round_need(job, number, base_model, problems, disk) for number in range(1, looked_at + 1)]
+    rows = sum(need.rows for need in rounds) + (job.rounds - looked_at) * rounds[-1].rows
     widest = max(rounds, key=lambda need: need.checkpoints)
     exports = 1 + _exports(job, 1, _rows(job, 1, problems, disk)[0], problems, disk)
     # The newest are kept, and besides them the best.
     left_behind = rounds[0].checkpoints // exports * min(job.rounds - 1, (job.keep.checkpoints or job.rounds) + 1)
-    return Need(left_behind + widest.checkpoints, rounds[0].states, sum(need.rows for need in rounds))
+    return Need(left_behind + widest.checkpoints, rounds[0].states, rows)
 
 
 def require_space(root: Path, need: Need, what: str) -> None:

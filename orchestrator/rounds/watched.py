@@ -28,6 +28,10 @@ class Answers:
             counts = {verdict: facts.get(verdict, 0) for verdict in ("correct", "wrong", "ungradable")}
             self.watch.grow(self.step, sum(counts.values()), **counts)
 
+    def requests(self, number: int, facts: Mapping[str, Any]) -> None:
+        """So many requests were answered, with these facts."""
+        self.watch.grow(self.step, number, tokens=facts["tokens"])
+
 
 class Updates:
     """Tells how far the training `step` is."""

@@ -32,7 +32,7 @@ class Sampled:
     """Prompts of one kind in a round, with everything that was made of them. `folder` is such as rounds/01."""
 
     def __init__(self, run_dir: Path, state: State, folder: str, imitates: bool = False, scored: bool = False) -> None:
-        """`imitates`: pairs have no rejected side. `scored`: the model's own scores decide, not the verdicts."""
+        """`imitates`: pairs have no rejected side. `scored`: scores decide, not the verdicts."""
         self._run_dir, self._state, self._folder = run_dir, state, folder
         self._shards = {phase: waves.shards(state, folder, phase) for phase in ("samples", "verdicts")}
         """The files of each shard; more than one where the samples were drawn in waves."""
@@ -160,10 +160,18 @@ class Sampled:
             elif mask != expected_mask:
                 yield f"{name}: its {side} side has another mask than sample {sample}"
         if self._judged and prompt_id in self._shard_of:
-            scores = self._scores(self._shard_of[prompt_id])
-            chosen, rejected = (scores.get((prompt_id, pair[f"{side}_sample"])) for side in ("chosen", "rejected"))
-            if chosen is None or rejected is None or chosen <= rejected:
-                yield f"{name}: its chosen sample has the score {chosen}, its rejected one {rejected}"
+            yield from (f"{name}: {what}" for what in self._misjudged(pair, self._scores(self._shard_of[prompt_id])))
+
+    def _misjudged(self, pair: dict[str, Any], scores: dict[Key, float]) -> Iterator[str]:
+        """What of a pair is not as the scores say."""
+        prompt_id = pair["prompt_id"]
+        chosen, rejected = (scores.get((prompt_id, pair[f"{side}_sample"])) for side in ("chosen", "rejected"))
+        if self._imitates:
+            highest = max((given for (prompt, _), given in scores.items() if prompt == prompt_id), default=None)
+            if chosen is None or chosen != highest:
+                yield f"its chosen sample has the score {chosen}, and the highest of its prompt is {highest}"
+        elif chosen is None or rejected is None or chosen <= rejected:
+            yield f"its chosen sample has the score {chosen}, its rejected one {rejected}"
 
     def _sample(self, prompt_id: str, index: int, wanted: str) -> tuple[str | None, bytes, bytes]:
         """Verdict and digests of a sample; where it was not as wanted and hints were given, of the hinted one."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.config import Job
+from orchestrator.config import Job, at_round
 from orchestrator.errors import Damaged
 from orchestrator.inputs.problem_set import ProblemSet
 from orchestrator.ledger.ledger import Commit, State
@@ -16,9 +16,10 @@ from orchestrator.records.rows import Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
+from orchestrator.reports.rewards import GAMED, REWARDS
 from orchestrator.reports.sampled import CURRICULUM, SAMPLES, TEMPERATURE, WAVES
 from orchestrator.reports.symptoms import Past, given_up
-from orchestrator.rounds import curriculum, pair_files, redrawn, space, temperature, waves
+from orchestrator.rounds import curriculum, pair_files, redrawn, rewards, space, temperature, waves
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import GradedSamples, Round
@@ -27,10 +28,13 @@ from orchestrator.sources.source import Drawn, Prompts, Source, sampled
 
 
 def pairs(round_: Round, model: Model) -> Commit:
-    """The model's own samples, right ones against wrong ones (arXiv 2404.19733), or the right ones alone."""
+    """The model's own samples, right ones against wrong ones (arXiv 2404.19733), or the right ones alone; or by their
+    scores, where reward models give some (arXiv 2405.07863)."""
     curriculum.decide(round_.context, round_.number)
     temperature.decide(round_.context, round_.number)
     graded = waves.samples_and_verdicts(round_, round_.prompts(), model)
+    if round_.context.job.reward is not None:
+        return round_.pairs(rewards.scored(round_, graded))
     hinted = _with_hints(round_, graded, model) if round_.context.job.generate.hint else None
     return round_.pairs(graded, hinted)
 
@@ -52,11 +56,15 @@ def _with_hints(round_: Round, graded: GradedSamples, model: Model) -> GradedSam
 
 
 def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:
-    return Sampled(run_dir, state, place).findings()
+    by_rewards = bool(state.configs[-1]["job"].get("reward")) and not place.endswith("/held_out")
+    return Sampled(run_dir, state, place, scored=by_rewards).findings()
 
 
 def _recount(run: Counting, step: str, number: str) -> Facts:
     folder = step.rpartition("/")[0]
+    if run.job.reward is not None:
+        with_scores = zip(run.files.scored(folder), run.files.all(f"{folder}/scores"), strict=True)
+        return run.chosen(step, int(number), [shard._replace(scores=scores) for shard, scores in with_scores])
     hinted = run.files.scored(f"{folder}/hinted") if f"{folder}/hinted/prompts" in run.state.commits else []
     return run.chosen(step, int(number), run.files.scored(folder), hinted)
 
@@ -75,6 +83,10 @@ def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
     if job.generate.hint:  # were no prompt solved
         _, more = space.paired(job, number, problems, samples=1, per_prompt=0)
         written += more
+    if job.reward is not None:
+        prompts, _ = space.prompted(job, number, problems)
+        samples = prompts * at_round(job.generate.samples, number)
+        written += samples * (len(job.reward.models) + 1) * space.BYTES_A_REWARD
     return pairs, written
 
 
@@ -105,11 +117,18 @@ SOURCE = Source(
             r"rounds/(\d+)/temperature": _temperature,
             r"rounds/(\d+)/curriculum": redrawn.facts_again,
             r"(rounds/\d+)/wave/(\d+)/prompts": waves.facts_again,
+            r"rounds/\d+/(?:reward/\d+/)?rewards": rewards.rewards_again,
+            r"rounds/\d+/scores": rewards.scores_again,
         },
         parts=["hinted", PARTS],
+        shards={"rewards": rewards.shard_again},
     ),
     disk=space.Disk(_rows),
-    reported=Reported([SAMPLES, WAVES, CURRICULUM, TEMPERATURE], symptoms=[_given_up]),
+    reported=Reported(
+        [SAMPLES, REWARDS, WAVES, CURRICULUM, TEMPERATURE],
+        [("reward models", "reward.models")],
+        symptoms=[_given_up, *GAMED],
+    ),
     derived=_hints,
     drawn=_drawn,
 )

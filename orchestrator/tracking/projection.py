@@ -15,6 +15,7 @@ from typing import Any
 
 from orchestrator.config import at_round
 from orchestrator.config.addresses import without_password
+from orchestrator.reports.harness import figures as harness_figures
 
 MAX_KEY_CHARACTERS = 250
 MAX_PARAM_CHARACTERS = 6000
@@ -27,7 +28,7 @@ PARENT_TRAINING = frozenset(
 _TRAINING_PLAN = frozenset({"step", "updates", "pairs", "tokens", "padded_tokens", "seconds"})
 """Columns of a training that measure nothing of it: how much an update was given."""
 
-ACCURACY, GATE, HEALTH, LEARNING, ROUND = "accuracy", "gate", "health", "learning", "round"
+ACCURACY, GATE, HARNESS, HEALTH, LEARNING, ROUND = "accuracy", "gate", "harness", "health", "learning", "round"
 SYSTEM, TIME = "system", "time"
 """The sections of metrics. MLflow shows them in the order of the alphabet, which is that of importance."""
 
@@ -108,9 +109,21 @@ _UNTOLD = frozenset(
     }
 )
 """Facts that measure nothing: versions, and what is as large in every round, or told by another figure."""
-_UNTOLD_GROUPS = ("executed.", "first_step.", "probe.", "rules.")
+_UNTOLD_GROUPS = ("executed.", "first_step.", "probe.", "rules.", "combined.")
 _TROUBLES = frozenset(
-    {"truncated", "unreadable", "failed", "gold", "ungradable", "dropped", "dropped_pairs", "pairs_lost"}
+    {
+        "truncated",
+        "unreadable",
+        "failed",
+        "gold",
+        "ungradable",
+        "too_long",
+        "special_token",
+        "not_finite",
+        "dropped",
+        "dropped_pairs",
+        "pairs_lost",
+    }
     | {"prompts_lost", "prompts_ungradable", "restarts", "resumed_from"}
 )
 """Counts that are told where they are not 0: a row of charts of nothing hides the others."""
@@ -127,12 +140,15 @@ def step_figures(number: int, phase: str, facts: Mapping[str, Any], seconds: flo
     """Figures of a finished step, by round (0 is the base model). `seconds` is the record's time.
 
     Accuracies are named accuracy/test, accuracy/test_low, ...; durations time/<phase>; what `health` facts say
-    health/<fact>; the counts and shares that a round was made of round/<phase>_<fact>, or round/<phase> where the fact
-    has the phase's name.
+    health/<fact>; tasks of lm-evaluation-harness harness/<task>/<metric>; the counts and shares that a round was made
+    of round/<phase>_<fact>, or round/<phase> where the fact has the phase's name.
     """
     named: dict[str, float] = {}
     if "/" in phase:  # one of many of its kind, such as the evaluation of one of several checkpoints
         return []
+    if phase == HARNESS:
+        named |= {f"{HARNESS}/{name.replace(' ', '/')}": told["value"] for name, told in harness_figures(facts).items()}
+        facts = {key: facts[key] for key in _TIMES if key in facts}
     if phase in _INPUTS:
         facts = {key: facts[key] for key in ("seconds",) if key in facts}
     for key, value in _leaves(facts):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.files.inside import require_below
 from orchestrator.tracking.projection import LEARNING, SYSTEM, Figure
 from orchestrator.tracking.sink import RunStatus
 from orchestrator.tracking.stores import Place
@@ -23,6 +24,7 @@ def open_place(place: Place) -> Run:
 
     Raises:
         wandb.Error: it cannot be reached, or knows no key.
+        Damaged: a link leads out of the run.
     """
     return Run(place)
 
@@ -33,6 +35,7 @@ class Run:
     def __init__(self, place: Place) -> None:
         import wandb
 
+        require_below(place.run_dir, place.run_dir / "wandb" / "x")  # a stranger's link would lead it out
         # Ratchet tells all there is to tell. Else W&B would add the machine's load, the output of this process, the
         # user's code, its repository and its packages.
         quiet = wandb.Settings(

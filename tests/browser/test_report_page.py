@@ -22,7 +22,7 @@ HOSTILE = '</script><script>window.obeyed=1</script><img src=x onerror="window.o
 def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The page of a run whose texts are hostile."""
     folder: Path = tmp_path_factory.mktemp("page")
-    run_job(make_project(folder, rounds=2), StandIns())
+    run_job(make_project(folder, rounds=2, evaluate={"harness": {"tasks": ["one"]}}), StandIns())
     told = document(folder / "run", SOURCES)
     place = list(told["answers"]["columns"]).index("text")
     for row in told["answers"]["samples"]:
@@ -30,6 +30,7 @@ def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     for problem in told["answers"]["problems"]:
         problem.update({"prompt": HOSTILE}) if isinstance(problem, dict) else None
     told["figures"]["name"] = HOSTILE
+    told["figures"]["harness"]["rows"][0][0] = HOSTILE
     (file := folder / "page.html").write_bytes(page(told))
     browser.get(file.as_uri())
     ready(browser)
@@ -66,6 +67,12 @@ def test_charts_and_tables_are_there(opened: Any) -> None:
     assert len(of(opened, "#round-charts figure")) == 4 and len(of(opened, "#round-table tbody tr")) == 3
     assert "promoted" in of(opened, "#gate-words")[0].text and "pass@1" in of(opened, "#by-round")[0].text
     assert of(opened, "#summary p")
+
+
+def test_tasks_of_a_harness_have_a_table(opened: Any) -> None:
+    assert [head.text for head in of(opened, "#harness th")][:4] == ["figure", "base", "round 1", "round 2"]
+    assert of(opened, "#harness td")[-1].text == "0.5000", "a figure without an error"
+    assert of(opened, "#harness")[0].text.count("They decide nothing") == 1 and not of(opened, "#harness li")
 
 
 def test_filters_find_and_the_address_keeps_them(opened: Any) -> None:

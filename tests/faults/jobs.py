@@ -15,7 +15,7 @@ from tests.orchestrator.sources.test_sources import SELF, Hinted, Judging
 from tests.orchestrator.sources.test_step_dpo import judge
 from tests.support.judge_server import serve
 from tests.support.preference_stand_ins import PreferenceStandIns, PreferenceTrainers, make_stages, pair, right, wrong
-from tests.support.stand_ins import StandIns, make_model, run_job
+from tests.support.stand_ins import StandIns, make_model, make_reward_model, run_job
 from tests.support.step_stand_ins import STEPS, StepStandIns, first_slip
 from workers.judge.client import JudgeClient
 
@@ -85,6 +85,11 @@ def steps_project(folder: Path, **steps: Any) -> Path:
 
 def judged_project(folder: Path) -> Path:
     return steps_project(folder, localiser="judge", filter="judge")
+
+
+def process_project(folder: Path) -> Path:
+    make_reward_model(folder / "process")
+    return steps_project(folder, localiser="process", process={"model": "process", "max_tokens": 90})
 
 
 def peoples_project(folder: Path) -> Path:
@@ -164,15 +169,30 @@ def waves_project(folder: Path) -> Path:
     return small_project(folder, **PLAIN | {"generate": generate | adapt, "pairs": {"per_prompt": 1}})
 
 
+def rewards_project(folder: Path) -> Path:
+    """Samples scored by two reward models; every other prompt has no gold answer."""
+    models = [{"model": "reward"}, {"model": "style", "weight": 0.3, "max_tokens": 38}]
+    pairs = {"rule": "best_worst", "replay": 0.5}
+    job = small_project(folder, **PLAIN | {"reward": {"models": models}, "pairs": pairs, "loss": {"nll": 0}})
+    for model in models:
+        make_reward_model(folder / str(model["model"]))
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    rows = [row | ({} if number % 2 else {"answer": None}) for number, row in enumerate(rows)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return job
+
+
 SAMPLE = "sample"
 KINDS = {
     SAMPLE: Kind(small_project, half=("train", 3)),
     "steps": Kind(steps_project, StepWorkers),
     "steps, judge": Kind(judged_project, JudgedStepWorkers),
+    "steps, process": Kind(process_project, StepWorkers),
     "steps, people": Kind(peoples_project, PeoplesStepWorkers),
     "dataset": Kind(stages_project, PreferenceWorkers),
     "judge": Kind(judging_project, JudgingWorkers),
     "gold": Kind(gold_project),
     "hints": Kind(star_project, HintedWorkers),
     "waves": Kind(waves_project),
+    "rewards": Kind(rewards_project),
 }

@@ -33,7 +33,7 @@ FAULTS = {
     "full for good": ("full", ALL_THAT_FOLLOW),
 }
 STRIDES = {"fork": (131, 1), "rescore": (397, 3), "grade": (4, 1), "compare": (499, 23)}
-STRIDES |= {"export": (7, 1), "export --pairs": (7, 1), "init": (7, 1), "report": (2, 1)}
+STRIDES |= {"export": (7, 1), "export --pairs": (7, 1), "init": (7, 1), "report": (2, 1), "compare --page": (2, 1)}
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ MAKERS = {
     "export --pairs": _makes("child", "export", "RUN", "FOLDER/child", "--pairs"),
     "init": _makes("child", "init", "FOLDER/child", "--data", "DATA", "--model", "ORG/NAME"),
     "report": _makes("child.html", "report", "RUN", "-o", "FOLDER/child.html"),
+    "compare --page": _makes("child.html", "compare", "RUN", "RUN@round1", "--page", "FOLDER/child.html"),
 }
 
 

@@ -16,22 +16,26 @@ KILLED = {
     SAMPLE: (STRIDE, 1),
     "steps": (199, 1),
     "steps, judge": (349, 7),  # each run of it takes seconds
+    "steps, process": (223, 3),
     "steps, people": (211, 2),
     "dataset": (61, 1),
     "judge": (131, 1),
     "gold": (53, 1),
     "hints": (79, 1),
     "waves": (97, 1),
+    "rewards": (89, 1),
 }
 MORE = {
     SAMPLE: (STRIDE, 1),
     "steps": (131, 2),
     "steps, judge": (None, 11),
+    "steps, process": (None, 11),
     "dataset": (41, 1),
     "judge": (None, 3),
     "gold": (None, 3),
     "hints": (None, 3),
     "waves": (None, 3),
+    "rewards": (None, 3),
 }
 
 

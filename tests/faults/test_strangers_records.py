@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,26 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from orchestrator.commands.compare.page import document as compared_document
+from orchestrator.commands.compare.page import page as compared_page
+from orchestrator.commands.compare.side_by_side import as_json, side
+from orchestrator.commands.compare.side_by_side import render as render_sides
+from orchestrator.commands.export.command import export_model, export_pairs
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import waste
+from orchestrator.commands.plan.earlier import find as find_earlier
 from orchestrator.commands.rollback import roll_back
 from orchestrator.commands.verify.command import verify
+from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive, healthy_driver, identity
 from orchestrator.driver.resume import load, resumed
 from orchestrator.driver.same_job import check_same_job, check_same_problems, has_begun, reading_of
-from orchestrator.errors import RatchetError
+from orchestrator.errors import Damaged, RatchetError
 from orchestrator.files.durable import canonical, fingerprint, sha256
-from orchestrator.ledger.kinds import KINDS
-from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger import columns
+from orchestrator.ledger.columns import require_columns
+from orchestrator.ledger.kinds import KINDS, check_data
+from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.run import Run
 from orchestrator.models.other_run import RunModel, find
 from orchestrator.reports.inspection.checkpoints import checkpoint
@@ -41,11 +50,14 @@ from orchestrator.reports.inspection.views import Wanted, flips, overview, probl
 from orchestrator.reports.lineage import pair_files_of_reference, pair_files_trained_on
 from orchestrator.reports.overview import render as render_list
 from orchestrator.reports.overview import runs_in
+from orchestrator.reports.page.page import document, page
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import intervals, render, status
 from orchestrator.sources.registry import SOURCES
+from orchestrator.text.terminal import Lasting, Screen
 from tests.faults.children import note, scratch, small_project
 from tests.faults.conftest import Shelf
+from tests.faults.test_odd_paths import Waiting, bounded
 from tests.support.stand_ins import StandIns, all_read, run_job
 
 Place = tuple[str | int, ...]
@@ -130,6 +142,23 @@ def readers(run: Path, aside: Path) -> dict[str, Callable[[], Any]]:
         if one := found["pair"]:
             screen.print(pages.pair(pair(reader, one["round"], one["pair_id"])))
 
+    def compared() -> None:
+        other = run.parent / "run" if run.name != "run" else run
+        for named in ([f"{run}@round1", str(run)], [str(other), str(run)]):
+            json.dumps(as_json(sides := [side(one) for one in named]), allow_nan=False)
+            Screen(file=Lasting(io.StringIO())).print(render_sides(sides))
+        compared_page(compared_document([str(run), str(other)]))
+
+    def taken_away(export: Callable[[str, Path], object]) -> None:
+        try:
+            export(str(run), aside / "away")
+        finally:
+            shutil.rmtree(aside / "away", ignore_errors=True)
+
+    def planned() -> None:
+        """By a job whose folder of runs has this one in it."""
+        find_earlier(run / "none", State(), load_job(run / "job.yaml").job, str(run.parent / "seed"), run.parent)
+
     def changed_by() -> None:
         reader, pages, screen = RunReader(run), Pages(full=False), Console(file=io.StringIO())
         for number in filter(None, reader.rounds("evaluation")):
@@ -143,6 +172,11 @@ def readers(run: Path, aside: Path) -> dict[str, Callable[[], Any]]:
         "inspect --flipped, --checkpoint": changed_by,
         "status --json": lambda: json.dumps(status(run), allow_nan=False),
         "report": lambda: report_text(run, SOURCES),
+        "page": lambda: page(document(run, SOURCES, Ledger(run / "ledger"))),
+        "compare": compared,
+        "export": lambda: taken_away(export_model),
+        "export --pairs": lambda: taken_away(export_pairs),
+        "plan": planned,
         "verify": lambda: json.dumps(verify(run).as_json()),
         "gc --dry-run": lambda: waste(run),
         "lineage": lambda: [pair_files_trained_on(run, 2), pair_files_of_reference(run, 2)],
@@ -153,15 +187,19 @@ def readers(run: Path, aside: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
-def broken_by(run: Path, aside: Path) -> list[str]:
-    """The commands that end in something else than a message, and in what."""
+def broken_by(run: Path, aside: Path, names: Collection[str] = ()) -> list[str]:
+    """The commands that end in something else than a message, or take a minute or 2 GiB, and in what; of all, or of
+    these names."""
     found = []
     for name, read in readers(run, aside).items():
+        if names and name not in names:
+            continue
         try:
-            read()
+            with bounded():
+                read()
         except RatchetError as refused:
             assert str(refused).strip() and "\n\n\n" not in str(refused)
-        except Exception as error:  # each is to be told
+        except (Exception, Waiting) as error:  # each is to be told
             trace, where = error.__traceback__, "?"
             while trace:
                 where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
@@ -187,14 +225,29 @@ def every_mutation(run: Path) -> list[tuple[Path, Place, Any]]:
     return found
 
 
-def sweep(run: Path, aside: Path, stride: int, name: str) -> None:
-    mutations = every_mutation(run)[::stride]
+def is_refused(kind: Any, data: dict[str, Any]) -> bool:
+    """Whether no record may say so: whoever reads the ledger is told by the same few lines of code."""
+    try:
+        check_data(kind, data)
+    except ValueError:
+        return True
+    return False
+
+
+QUICK = ("status", "verify", "list")
+"""Three that stand for all where a record is refused; of every 40th such, all are tried."""
+
+
+def sweep(run: Path, aside: Path, part: slice, name: str) -> None:
+    mutations = every_mutation(run)[part]
     broken: Counter[str] = Counter()
     told: dict[str, str] = {}
-    for path, at, value in mutations:
+    for number, (path, at, value) in enumerate(mutations):
         before = path.read_bytes()
-        seal(path, data=changed(json.loads(before)["data"], at, value))
-        for what in broken_by(run, aside):
+        document = json.loads(before)
+        data = changed(document["data"], at, value)
+        seal(path, data=data)
+        for what in broken_by(run, aside, QUICK if number % 40 and is_refused(document["kind"], data) else ()):
             broken[what.rpartition(" at ")[2].partition(": ")[0]] += 1
             shown = "nothing" if value is MISSING else repr(value)
             told.setdefault(what.rpartition(" at ")[2].partition(": ")[0], f"{path.name} {at} = {shown}: {what}")
@@ -220,9 +273,13 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder / "fork"
 
 
-@pytest.mark.parametrize("stride", [997, pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-one"])
-def test_no_record_breaks_a_command(forked: Path, tmp_path: Path, stride: int) -> None:
-    sweep(forked, tmp_path, stride, "sample")
+PARTS = 8
+_EVERY_ONE = [pytest.param(slice(n, None, PARTS), marks=pytest.mark.faults, id=f"part-{n}") for n in range(PARTS)]
+
+
+@pytest.mark.parametrize("part", [pytest.param(slice(None, None, 997), id="sample"), *_EVERY_ONE])
+def test_no_record_breaks_a_command(forked: Path, tmp_path: Path, part: slice) -> None:
+    sweep(forked, tmp_path, part, "sample")
 
 
 def go_on(run: Path) -> None:
@@ -255,29 +312,76 @@ def test_a_fact_that_is_missing_is_named(forked: Path, tmp_path: Path, stride: i
         require_unbroken(run, tmp_path)
 
 
+def tables(run: Path, stride: int) -> Iterator[tuple[Path, Path, str]]:
+    """The tables that are there of one step of each kind: the record that commits it, the path in the run of what is
+    committed, and the file's name in it."""
+    for path in committed_kinds(run)[::stride]:
+        data = json.loads(path.read_bytes())["data"]
+        for artifact in data.get("artifacts", [data.get("artifact")]):
+            for name in [name for name in artifact["files"] if not name or name.endswith(".parquet")]:
+                if (run / artifact["path"] / name).exists():  # else it was discarded
+                    yield path, Path(artifact["path"]), name
+
+
+def commit_instead(run: Path, record: Path, path: Path, name: str, table: pa.Table) -> None:
+    """Have a run's record, and its file, be of another table."""
+    file, data = run / path / name, json.loads(record.read_bytes())["data"]
+    pq.write_table(table, file)
+    same = [data["artifact"]] if "artifact" in data else data["artifacts"]
+    said = next(artifact for artifact in same if artifact["path"] == str(path))["files"][name]
+    said |= {"size": file.stat().st_size, "sha256": sha256(file)}
+    seal(run / "ledger" / record.name, data=data)
+
+
 @SOME_STEPS
 def test_a_table_of_another_form_is_named(forked: Path, tmp_path: Path, stride: int) -> None:
     """The file is what was committed, and is made up."""
     other = pa.table({"prompt_id": pa.array([1, 2]), "token_ids": ["a", "b"], "step": ["x", "y"], "text": [None, None]})
     tried = 0
-    for path in committed_kinds(forked)[::stride]:
-        data = json.loads(path.read_bytes())["data"]
-        for artifact in data.get("artifacts", [data.get("artifact")]):
-            for name in [name for name in artifact["files"] if not name or name.endswith(".parquet")]:
-                run = tmp_path / f"{path.stem}-{tried}"
-                shutil.copytree(forked, run)
-                file = run / artifact["path"] / name
-                if not file.exists():  # it was discarded
-                    continue
-                pq.write_table(other, file)
-                changes = copy.deepcopy(data)
-                same = [changes["artifact"]] if "artifact" in changes else changes["artifacts"]
-                said = next(a for a in same if a["path"] == artifact["path"])["files"][name]
-                said |= {"size": file.stat().st_size, "sha256": sha256(file)}
-                seal(run / "ledger" / path.name, data=changes)
-                require_unbroken(run, tmp_path)
-                tried += 1
+    for record, path, name in tables(forked, stride):
+        run = tmp_path / f"{record.stem}-{tried}"
+        shutil.copytree(forked, run)
+        commit_instead(run, record, path, name, other)
+        require_unbroken(run, tmp_path)
+        tried += 1
     assert tried
+
+
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(slice(3, 5), id="sample"), pytest.param(slice(None), marks=pytest.mark.faults, id="every-one")],
+)
+def test_a_table_without_values_is_named(forked: Path, tmp_path: Path, part: slice) -> None:
+    """Nulls where no file of ours has any, in columns of the right types."""
+    cases, named = [], 0
+    for record, path, name in tables(forked, 1):
+        table = pq.read_table(forked / path / name)
+        cases += [(record, path, name, table, field) for field in table.schema if not field.nullable]
+    for number, (record, path, name, table, field) in enumerate(cases[part]):
+        run, at = tmp_path / str(number), table.schema.names.index(field.name)
+        shutil.copytree(forked, run)
+        empty = table.set_column(at, field.with_nullable(True), pa.nulls(table.num_rows, field.type))
+        commit_instead(run, record, path, name, empty)
+        assert broken_by(run, tmp_path) == []
+        if table.num_rows and field.name in columns._NEVER_NULL:
+            with pytest.raises(Damaged, match=f"its column `{field.name}` has rows without a value"):
+                require_columns(run / path / name, run)
+            named += 1
+        shutil.rmtree(run)
+    assert named
+
+
+def test_a_null_among_token_ids_is_named(forked: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(forked, tmp_path / "run"))
+    record, path, name = next(found for found in tables(forked, 1) if found[1].name == "pairs")
+    table = pq.read_table(forked / path / name)
+    at, kind = table.schema.names.index("prompt_token_ids"), table.schema.field("prompt_token_ids")
+    commit_instead(
+        run, record, path, name, table.set_column(at, kind, pa.array([[7, None]] * table.num_rows, kind.type))
+    )
+    assert broken_by(run, tmp_path) == []
+    with pytest.raises(Damaged, match="its column `prompt_token_ids` has rows without a value"):
+        require_columns(run / path / name, run)
 
 
 @pytest.mark.faults
@@ -285,4 +389,4 @@ def test_a_table_of_another_form_is_named(forked: Path, tmp_path: Path, stride: 
 def test_no_record_of_another_source_breaks_a_command(shelf: Shelf, source: str, tmp_path: Path, space: Path) -> None:
     run = space / "run"
     shutil.copytree(shelf.calm(source).run, run)
-    sweep(run, tmp_path, 7, source)
+    sweep(run, tmp_path, slice(None, None, 7), source)

@@ -106,10 +106,14 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "steps.rectifications": ("steps-rollouts", "steps.rectifications=11"),
     "steps.filter": ("steps-judge", "steps.filter=judge"),
     "steps.verdicts": ("steps-file", "steps.verdicts=other.jsonl"),
+    "steps.process": ("steps-process", "steps.process.threshold=0.6"),
     "steps.open_evaluation": ("steps-rollouts", "steps.open_evaluation=true"),
     "judge.model": ("judged-verdicts", "judge.model=another"),
     "judge.temperature": ("judged-verdicts", "judge.temperature=0.5"),
     "judge.max_tokens": ("judged-verdicts", "judge.max_tokens=9"),
+    "reward.models": ("reward", "reward.models=[{model: reward, max_tokens: 40}]"),
+    "reward.verdict_weight": ("reward", "reward.verdict_weight=1"),
+    "reward.normalisation": ("reward", "reward.normalisation=none"),
     "self_judge.template": ("judge", "self_judge.template='{prompt}|{response} '"),
     "self_judge.pattern": ("judge", "self_judge.pattern='(\\d)'"),
     "self_judge.lowest": ("judge", "self_judge.lowest=1"),
@@ -155,6 +159,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "evaluate.max_tokens": ("sample", "evaluate.max_tokens=9"),
     "evaluate.samples": ("sample", "evaluate.samples=3"),
     "evaluate.temperature": ("sample", "evaluate.samples=3", "evaluate.temperature=0.5"),
+    "evaluate.harness": ("sample", "evaluate.harness={tasks: [one]}"),  # each of its keys: rounds/test_harness.py
 }
 """A kind of run in which a setting counts, and another value of it; each setting decides some step."""
 
@@ -175,7 +180,7 @@ IN_PART: dict[str, tuple[str, ...]] = {
 """Settings of which some values decide, and others of which do not."""
 
 NOT_TRIED = {"run_dir": "is where the run is found"}
-_KIND_OF = {"regrade": "regraded", "judge": "judged-verdicts"}
+_KIND_OF = {"regrade": "regraded", "judge": "judged-verdicts", "reward": "reward", "steps": "steps-process"}
 _VALUES = {"judge.base_url": "http://elsewhere/v1", "judge.api_key_env": "KEY", "rounds": "1"}
 _VALUES |= {"tracking.enabled": "true", "keep.checkpoints": "2", "cluster.interface": "ib0"}
 _VALUES |= {"cluster.env": "{NCCL_DEBUG: INFO}", "cluster.secrets": "[HF_TOKEN]"}

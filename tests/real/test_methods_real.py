@@ -52,6 +52,23 @@ def test_a_model_is_taught_to_judge_and_rewards_itself(tmp_path: Path) -> None:
     run(tmp_path / "self", "self_rewarding", f"model=run:{teacher}@round1", "rounds=1")
 
 
+def test_a_reward_model_decides_where_most_problems_have_no_gold_answer(tmp_path: Path) -> None:
+    folder = tmp_path / "reward"
+    run(folder, "reward", "rounds=2", "reward.workers=2")
+    facts = {step: commit.facts for step, commit in Ledger(folder / "ledger").state.commits.items()}
+    for number in (1, 2):
+        told = facts[f"rounds/{number:02d}/scores"]
+        assert told["scored"] and told["rewards"][0]["agreement"] > 0.5, "it knows right from wrong"
+        assert facts[f"rounds/{number:02d}/verdicts"]["gold"] > 0.6 * facts[f"rounds/{number:02d}/samples"]["samples"]
+
+
+def test_a_process_reward_model_finds_wrong_steps(tmp_path: Path) -> None:
+    process = ("steps.localiser=process", "steps.process={model: demo/process}", "rounds=1")
+    run(tmp_path / "steps", "step_dpo", *process)
+    facts = Ledger(tmp_path / "steps/ledger").state.commits["rounds/01/located"].facts
+    assert facts["located"] > 0.5 * facts["errors"]
+
+
 def test_samples_come_in_waves_and_the_temperature_follows_them(tmp_path: Path) -> None:
     waves, whole = tmp_path / "waves", tmp_path / "whole"
     adapted = ("generate.adapt_temperature={mixed: 1.0, step: 0.2}", "rounds=2")

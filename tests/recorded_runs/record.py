@@ -28,7 +28,7 @@ from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.sources.steps.people import VerdictsNeeded
 from tests.orchestrator.sources.test_sources import Hinted, Judging
 from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, right, wrong
-from tests.support.stand_ins import StandIns, make_model, make_project, run_job
+from tests.support.stand_ins import StandIns, make_model, make_project, make_reward_model, run_job
 from tests.support.step_stand_ins import STEPS, StepStandIns
 
 HERE = Path(__file__).parent
@@ -76,6 +76,12 @@ def with_reference(folder: Path) -> Path:
     return problems(folder, reference="ref", rounds=1)
 
 
+def rewarded(folder: Path) -> Path:
+    make_reward_model(folder / "reward")
+    changes = {"reward": {"models": [{"model": "reward"}]}, "pairs": {"rule": "best_worst"}, "loss": {"nll": 0}}
+    return problems(folder, rounds=1, **changes)
+
+
 def stages(folder: Path) -> Path:
     return make_stages(folder, {"hard": wrong("h", 3), "mixed": right("m", 2) + wrong("n", 1)})
 
@@ -83,6 +89,11 @@ def stages(folder: Path) -> Path:
 def steps(more: dict[str, Any] | None = None, **changes: Any) -> Job:
     generate = {"samples": 3, "max_tokens": 400}
     return job(0.6, method="step_dpo", steps=STEPS | changes, rounds=1, generate=generate, **(more or {}))
+
+
+def processed(folder: Path) -> Path:
+    make_reward_model(folder / "process")
+    return steps(localiser="process", process={"model": "process", "threshold": 0.3})(folder)
 
 
 @dataclass(frozen=True)
@@ -131,9 +142,11 @@ KINDS: dict[str, Kind] = {
         Judging,
         THREE | {"judged": (1, "grade")},
     ),
+    "reward": Kind(rewarded, StandIns, {}),
     "dataset": Kind(stages, PreferenceStandIns, {"ranking": (0, "reference"), "train": (2, "train")}),
     "steps-rollouts": Kind(steps(), StepStandIns, THREE | {"search": (1, "grade")}),
     "steps-judge": Kind(steps(_ASKED, localiser="judge"), JudgedSteps, {"train": (1, "train")}),
+    "steps-process": Kind(processed, StepStandIns, {}),
     "steps-file": Kind(steps(localiser="file"), StepStandIns, {"train": (1, "train")}),
     "executing": Kind(
         job(

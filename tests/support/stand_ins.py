@@ -23,6 +23,7 @@ from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive
 from orchestrator.driver.signals import signals
 from orchestrator.records import counts
+from orchestrator.records.harness import SCORES
 from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, masked
 from orchestrator.records.progress import UNWATCHED, Watch
 from orchestrator.records.rewards import REWARD_CAUSES, REWARDS, RewardPlan, RewardTask, RewardWorkers
@@ -43,6 +44,7 @@ from orchestrator.records.rows import (
     TrainingPlan,
 )
 from orchestrator.reports.meters import Meters
+from tests.support.stand_in_harness import StandInHarness
 from workers.files import write_table
 
 EOS = 0
@@ -52,6 +54,13 @@ def make_model(folder: Path, skill: float) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_text(json.dumps({"skill": skill}))
+    return folder
+
+
+def make_reward_model(folder: Path) -> Path:
+    """One that is found and kept as such; rewards follow from the texts alone (`StandInRewarders`)."""
+    make_model(folder, 1.0)
+    (folder / "tokenizer.json").write_text("{}")
     return folder
 
 
@@ -84,6 +93,7 @@ class StandIns:
         self.job: Job | None = None
         """Of whom the work is, where somebody has said so (`run_job`)."""
         self._on_call = on_call
+        self.tasks = StandInHarness(self.call)
 
     def __enter__(self) -> StandIns:
         return self
@@ -122,6 +132,9 @@ class StandIns:
 
     def graders(self, settings: Any) -> StandInGraders:
         return StandInGraders(self)
+
+    def harness(self) -> StandInHarness:
+        return self.tasks
 
     def rewarders(self, plan: RewardPlan, how: RewardWorkers) -> StandInRewarders:
         return StandInRewarders(self, plan)
@@ -163,6 +176,8 @@ class StandInEngines:
 
     def _sample(self, prompt: dict[str, Any], index: int, plan: SamplingPlan) -> dict[str, Any]:
         right = chance(prompt["prompt_id"], index, plan.seed) < self.skill
+        if "gold" not in prompt:  # a request of a harness
+            prompt["gold"] = "right"
         text = f"sample {index}\nFinal answer: {prompt['gold'] if right else prompt['gold'] + '0'}"
         ids = [*text.encode(), EOS]
         return {
@@ -173,6 +188,16 @@ class StandInEngines:
             "finish_reason": "stop",
             "num_tokens": len(ids),
         }
+
+    def score(self, shards: list[Shard]) -> Iterator[tuple[Shard, dict[str, Any]]]:
+        for shard in shards:
+            self.workers.call("score")
+            rows = pq.read_table(shard.source).slice(shard.start, shard.stop - shard.start).to_pylist()
+            said = [chance(row["prompt_id"], row["completion_token_ids"]) for row in rows]
+            names = [row["prompt_id"] for row in rows]
+            columns = [names, [-one for one in said], [one < self.skill for one in said]]
+            write_table(pa.table(columns, schema=SCORES), shard.output)
+            yield shard, {"requests": len(rows), "tokens": 4 * len(rows)}
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
         return [[-self.skill * len(completion) for completion in completions]]
@@ -205,10 +230,12 @@ class StandInGraders:
             columns = ([row[name] for row in rows] for name in ("prompt_id", "verdict", "cause", "extracted"))
             facts |= counts.by_prompt(*columns)
             file = write_table(pa.Table.from_pylist(rows, VERDICTS), shard.output)
-            yield shard, facts | {"rules": {"final_answer": len(rows)}, "seconds": 0.0, "file": file}
+            rules = dict(Counter(row["rule"] or "none" for row in rows))
+            yield shard, facts | {"rules": rules, "seconds": 0.0, "file": file}
 
     def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
         answer = sample["text"].rpartition("Final answer: ")[2]
+        none = {"verdict": "ungradable", "extracted": None, "rule": None, "cause": "gold"} if not gold else {}
         return {
             "prompt_id": sample["prompt_id"],
             "sample_index": sample["sample_index"],
@@ -217,7 +244,7 @@ class StandInGraders:
             "rule": "final_answer",
             "reason": None,
             "cause": None,
-        }
+        } | none
 
 
 class StandInRewarders:

@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
+from orchestrator.records.rewards import RewardPlan, RewardWorkers
 from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
-from tests.support.stand_ins import EOS, StandInEngines, StandIns, chance, with_masks
+from tests.support.stand_ins import EOS, StandInEngines, StandInRewarders, StandIns, chance, with_masks
 from workers.files import write_table
 from workers.judge.client import JudgeClient
 from workers.judge.reasoning_steps import judge_steps
@@ -39,8 +40,22 @@ class StepStandIns(StandIns):
         assert self.client is not None
         return judge_steps(self.client, items), self.client.facts()
 
+    def rewarders(self, plan: RewardPlan, how: RewardWorkers) -> StepRewarders:
+        return StepRewarders(self, plan)
+
     def engines(self, model: str, probe: Path | None = None) -> StepEngines:
         return StepEngines(self, super().engines(model).skill)
+
+
+class StepRewarders(StandInRewarders):
+    """A process reward model that sees every slip."""
+
+    def _row(self, prompt: str, row: dict[str, Any]) -> dict[str, Any]:
+        found = super()._row(prompt, row)
+        if found["step_rewards"] is not None:
+            likely = [0.1 if text.startswith("-") else 0.9 for text in row["steps"]]
+            found |= {"step_rewards": likely, "reward": min(likely)}
+        return found
 
 
 class StepEngines(StandInEngines):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
@@ -30,6 +30,15 @@ class NoDeviceMemory(RuntimeError):
 
 class OtherModel(ValueError):
     """A folder does not differ in its weights alone from the model that an engine was started with."""
+
+
+class Scored(NamedTuple):
+    """What a model says of a completion after its prompt."""
+
+    logprob: float
+    """Summed over its tokens, in nats."""
+    greedy: bool
+    """Whether each of its tokens is the likeliest in its place."""
 
 
 class Engine(Protocol):
@@ -57,6 +66,13 @@ class Engine(Protocol):
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
         """The log-probability of each completion after its prompt (token ids), summed over its tokens, in nats; None
         where the two leave no room in the engine's context for one more token.
+
+        Raises:
+            EngineBroken: as above.
+        """
+
+    def score(self, prompts: list[list[int]], completions: list[list[int]]) -> list[Scored | None]:
+        """As `logprobs`, and whether the completion is what the model would have said.
 
         Raises:
             EngineBroken: as above.

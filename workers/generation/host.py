@@ -9,7 +9,8 @@ from typing import Any
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
-from workers.generation.engine import Engine, EngineBroken
+from workers.generation.engine import Engine, EngineBroken, Scored
+from workers.generation.scoring import score_shard
 from workers.generation.shard import UNFINISHED
 from workers.supervision.resting import Memory
 
@@ -64,6 +65,13 @@ class EngineHost:
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
         return self._serving.logprobs(prompts, completions)
+
+    def score(self, prompts: list[list[int]], completions: list[list[int]]) -> list[Scored | None]:
+        return self._serving.score(prompts, completions)
+
+    def score_shard(self, shard: Shard) -> dict[str, Any]:
+        """Write what the engine says of the completions of a shard of requests; see scoring.py."""
+        return score_shard(shard, self._serving.score)
 
     def load_weights(self, model: str) -> None:
         self._serving.load_weights(model)

@@ -15,6 +15,7 @@ from workers.generation.dispatch import MOST_CALLS, Event, Sampling, raise_unles
 from workers.generation.engine import EngineKind
 from workers.generation.host import host_of
 from workers.generation.memory import WAITS, MemoryWait
+from workers.generation.scoring import Scoring
 from workers.generation.slot import GenerationFailed, Slot
 from workers.logs import logged
 from workers.secret_environment import knowing
@@ -241,6 +242,16 @@ class GeneratorPool:
             NoRoom: as above.
         """
         yield from Sampling(self._slots, plan, self._memory, self._settings.max_num_seqs).run(shards, self._events)
+
+    def score(self, shards: list[Shard]) -> Iterator[tuple[Shard, dict[str, Any]]]:
+        """What the model says of given completions (schema REQUESTS), each asked of one engine; yields each shard with
+        its facts as its file (schema SCORES) is written. `engines_lost` as above.
+
+        Raises:
+            GenerationFailed: an engine cannot be started again, or three are lost with one shard.
+            NoRoom: as above.
+        """
+        yield from Scoring(self._slots, self._memory).run(shards, self._events)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
         """Summed log-probabilities of completions, from each engine that has a place; None for what does not fit its

@@ -12,7 +12,7 @@ from orchestrator.config import Generate, engines
 from orchestrator.config.sampling import OWN
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers import cuda
-from workers.generation.engine import EngineKind, NoDeviceMemory, RequestRefused, must_differ_in_weights_alone
+from workers.generation.engine import EngineKind, NoDeviceMemory, RequestRefused, Scored, must_differ_in_weights_alone
 from workers.generation.held import digests
 from workers.generation.one_path import PATH, anchored, one_path
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
@@ -74,6 +74,9 @@ class VllmEngine:
         return sample_shard(shard, plan, only, without, draw)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
+        return [scored and scored.logprob for scored in self.score(prompts, completions)]
+
+    def score(self, prompts: list[list[int]], completions: list[list[int]]) -> list[Scored | None]:
         from vllm import SamplingParams, TokensPrompt
 
         parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
@@ -82,7 +85,7 @@ class VllmEngine:
         fitting = [p + c for (p, c), fit in zip(rows, fits, strict=True) if fit]
         drawn = dict(self._stepper.outputs([(TokensPrompt(prompt_token_ids=ids), parameters) for ids in fitting]))
         outputs = iter([drawn[place] for place in range(len(fitting))])
-        return [_logprob(p, c, next(outputs)) if fit else None for (p, c), fit in zip(rows, fits, strict=True)]
+        return [_scored(p, c, next(outputs)) if fit else None for (p, c), fit in zip(rows, fits, strict=True)]
 
     def load_weights(self, model: str) -> None:
         must_differ_in_weights_alone(self._model, model)
@@ -253,9 +256,10 @@ def _dtype_of_weights(model: str) -> str | None:
     return None
 
 
-def _logprob(prompt: list[int], completion: list[int], output: Any) -> float:
+def _scored(prompt: list[int], completion: list[int], output: Any) -> Scored:
     positions = output.prompt_logprobs[len(prompt) :]
-    return float(sum(at[token].logprob for at, token in zip(positions, completion, strict=True)))
+    said = [at[token] for at, token in zip(positions, completion, strict=True)]
+    return Scored(float(sum(token.logprob for token in said)), all(token.rank == 1 for token in said))
 
 
 def _as_sample(completion: Any) -> Sample:

@@ -114,9 +114,10 @@ class GraderPool:
     def grade(self, items: Iterable[Item]) -> list[Graded]:
         """Verdicts in the order of `items`.
 
-        A truncated completion is ungradable, one without an answer is wrong, and one whose grading
-        took too long or too much memory is ungradable. An answer that cannot be read is what the settings
-        say (`grade.unreadable`). Raises RuntimeError when no grader process can be started.
+        A truncated completion is ungradable, and so is one whose gold answer is "", which says that there is none. One
+        without an answer is wrong, and one whose grading took too long or too much memory is ungradable. An answer that
+        cannot be read is what the settings say (`grade.unreadable`). Raises RuntimeError when no grader process can be
+        started.
         """
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
@@ -165,11 +166,14 @@ class GraderPool:
 
     def _located(self, process: GraderProcess, group: Sequence[Item]) -> Iterator[tuple[str, Graded | tuple[str, str]]]:
         """Each item's gold answer with its answer and rule, or with the verdict where there is no answer."""
-        texts = [self._read(text) for _, text, reason in group if reason != "length"]
+        texts = [self._read(text) for gold, text, reason in group if gold and reason != "length"]
         places = iter(self._places(process, texts))
         for gold, text, finish_reason in group:
             if finish_reason == "length":
                 yield gold, Graded("ungradable", reason="truncated", cause="truncated")
+                continue
+            if not gold:
+                yield gold, Graded("ungradable", reason="the problem has no gold answer", cause="gold")
                 continue
             place = next(places)
             if isinstance(place, GraderDied):

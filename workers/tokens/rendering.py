@@ -201,7 +201,7 @@ def _of_problem(
         yield name, f"{row.prompt_id!r}, {of_ids(tokenizer, prompt.token_ids)}"
         return
     yield "prompt", f"{split} {row.prompt_id!r}, {of_ids(tokenizer, prompt.token_ids)}"
-    yield "gold", visible(row.gold)
+    yield "gold", visible(row.gold) if row.gold else "none"
     if row.solution is not None:
         yield "solution", of_ids(tokenizer, prompter.solution(prompt, row.solution))
 

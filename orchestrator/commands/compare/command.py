@@ -28,7 +28,13 @@ from orchestrator.config.load import changed_keys, resolved_yaml
 from orchestrator.config.places import own_code, own_code_environment, run_folder
 from orchestrator.driver import trust
 from orchestrator.driver.drive import healthy_driver
-from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
+from orchestrator.driver.kept import (
+    base_model_of,
+    read_all_preferences,
+    read_all_problems,
+    reference_of,
+    reward_models_of,
+)
 from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.same_job import check_same_job, reading_of
 from orchestrator.driver.signals import held
@@ -192,6 +198,7 @@ def _problems(plan: Plan) -> Iterator[str]:
             preferences = read_all_preferences(planned.file, problems)
             base = base_model_of(planned.file, run, weights=False) if planned.start is None else None
             fixed = reference_of(planned.file, run, base, weights=False)
+            reward_models_of(planned.file, run, weights=False)
             folder = tokenizers[planned.arm] = base.folder if base else tokenizers[planned.arm]
             render, trial = (rendered, tried) if folder else (None, None)
             check_start(

@@ -10,9 +10,9 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.commands.compare.side_by_side import JUDGED_APART, Side, differences, opened, paired, side
 from orchestrator.errors import BadInput
-from orchestrator.files.durable import replace
+from orchestrator.files.unfinished import replace
 from orchestrator.reports.inspection.views import Document
-from orchestrator.reports.page.answers import CAP, GONE, shortened
+from orchestrator.reports.page.answers import CAP, GONE, ROW, shortened
 from orchestrator.reports.page.figures import figures
 from orchestrator.reports.page.page import assembled
 from orchestrator.reports.status import open_run
@@ -50,8 +50,9 @@ def page(told: Document) -> bytes:
 
 def document(named: Sequence[str], cap: int = CAP) -> Document:
     """What the page shows, as a JSON value: `sides`, each with its figures and those of its run by round; `settings`
-    that differ; `problems` with every side's answer, texts of about `cap` characters at most, those on which the sides
-    differ first, of `all`; `sentences`; what was `left_out`; and the `version` that made it."""
+    that differ; `problems` with every side's answer, of `all`, those on which the sides differ first: as many as have
+    `cap` characters, an answer without a text counting for some, too; `sentences`; what was `left_out`; and the
+    `version` that made it."""
     sides = [side(each) for each in named]
     problems, left_out = _problems(sides, cap)
     keys = {key for each in sides for key in each.solved}
@@ -113,11 +114,11 @@ def _problems(sides: Sequence[Side], cap: int) -> tuple[list[Document], list[str
     found, size = list[Document](), 0
     for key in sorted(keys, key=lambda key: not _differ(answers, key)):
         told = [_answer(of_side.get(key)) for of_side in answers]
-        prompt = shortened(key[0])
-        size += len(prompt) + sum(len(one["text"]) for one in told if one)
+        prompt, gold = map(shortened, key)
+        size += ROW + len(prompt) + len(gold) + sum(map(_size, told))
         if size > cap:
             break
-        found.append({"prompt": prompt, "gold": key[1], "answers": told})
+        found.append({"prompt": prompt, "gold": gold, "answers": told})
     return found, left_out
 
 
@@ -137,4 +138,10 @@ def _differ(answers: Sequence[Mapping[_Key, Mapping[str, Any]]], key: _Key) -> b
 def _answer(row: Mapping[str, Any] | None) -> Document | None:
     if row is None:
         return None
-    return {name: row.get(name) for name in _TOLD} | {"text": shortened(row["text"] or "")}
+    told = {name: row.get(name) for name in _TOLD} | {"text": row["text"] or ""}
+    return {name: shortened(value) if isinstance(value, str) else value for name, value in told.items()}
+
+
+def _size(answer: Document | None) -> int:
+    """Characters that an answer counts for: one without a text takes room, too."""
+    return ROW + sum(len(value) for value in (answer or {}).values() if isinstance(value, str))

@@ -45,7 +45,13 @@ from orchestrator.commands.doctor.storage import examine_storage
 from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, model_config, pair_lengths, trial_plan
 from orchestrator.config.addresses import without_password
 from orchestrator.config.places import run_folder
-from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
+from orchestrator.driver.kept import (
+    base_model_of,
+    read_all_preferences,
+    read_all_problems,
+    reference_of,
+    reward_models_of,
+)
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.same_job import reading_of
 from orchestrator.driver.start_checks import gold_lines, limits_of, previewed, tried_models
@@ -240,6 +246,7 @@ class _Doctor:
         run = Run(run_folder(self.job))
         base = base_model_of(self.patient.file, run)
         self._reference = reference_of(self.patient.file, run, base)
+        reward_models_of(self.patient.file, run)
         folder = base.folder
         if base.origin is not None:  # a run would keep it, where all nodes see it
             folder = self.workspace / "model"

@@ -45,18 +45,21 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("train.select",), _TRAININGS | {"choice"}),
     (("init", "reference"), _TRAININGS | _SCORED | {"pairs"}),
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
+    (("reward.verdict_weight", "reward.normalisation"), frozenset({"scores"})),
+    (("reward",), frozenset({"reward", "rewards", "scores"})),
     (("generate.wave_samples",), _shards_by("generate")),
     (("generate.adapt_temperature",), frozenset({"temperature"}) | _shards_by("generate")),
     (("data.curriculum",), frozenset({"curriculum", "prompts"})),
     (("regrade",), _shards_by("regrade")),
     (
         tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "dtype", "engine")),
-        _EVALUATIONS | {"drift"} | _shards_by("generate"),
+        _EVALUATIONS | {"drift", "harness"} | _shards_by("generate"),
     ),
     (("evaluate.samples", "evaluate.temperature"), frozenset({"repeated", "drift"})),
+    (("evaluate.harness",), frozenset({"harness"})),
     (("evaluate",), _EVALUATIONS | {"prompts"}),
 )
-_LEAVES = frozenset({"evaluation", "policy", "repeated", "drift"})
+_LEAVES = frozenset({"evaluation", "policy", "repeated", "drift", "harness"})
 """Steps that no other one is made from."""
 
 

@@ -13,9 +13,11 @@ from orchestrator.config import OWN_REFERENCES, Job, at_round, only_executes
 from orchestrator.config.archive import is_shared
 from orchestrator.config.document import Key
 from orchestrator.config.load import changed_keys, job_of
+from orchestrator.config.reward import KEPT as KEPT_REWARD
+from orchestrator.config.reward import KEPT_PROCESS, reward_models
 from orchestrator.config.sources import kind_of, sections
 from orchestrator.config.words import schedule_at
-from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
+from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE, is_kept
 from orchestrator.driver.resume import all_kept, folders
 from orchestrator.errors import BadInput
 from orchestrator.files.named import is_there, named_path, real
@@ -51,7 +53,7 @@ def jobs(
             "settings themselves (docs/job-file.md lists each method's), or start from a job file"
         )
     config, path = state.configs[-1], child / "job.yaml"
-    kept = [step for step in _KEPT if step in state.commits]
+    kept = [step for step in state.commits if is_kept(step)]
     places = [*folders(state), str(Path.cwd())]
     before = job_of(absolute(config["job"], places, kept), path, (), all_kept).job
     _require_effect(before, overrides)
@@ -59,8 +61,16 @@ def jobs(
     if before.archive and is_shared(before.archive):
         inherited["archive"] = None  # which is another run's
     after = job_of(inherited, path, overrides, keeps).job
-    kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
+    kept = [step for step in kept if _made_from(step, after) == _made_from(step, before)]
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
+
+
+def _made_from(step: str, job: Job) -> Any:
+    """What of a job a step that keeps something of it was made from."""
+    if step in _KEPT:
+        return _KEPT[step](job)
+    named = reward_models(job).get(step)
+    return named and named.model
 
 
 def _require_effect(before: Job, overrides: Sequence[str]) -> None:
@@ -120,6 +130,17 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
     models = [] if KEPT_MODEL in kept else [(job, "model")]
     if KEPT_REFERENCE not in kept and job.get("reference", "previous") not in OWN_REFERENCES:
         models.append((job, "reference"))
+    if reward := job.get("reward"):
+        named = [dict(model) for model in reward["models"]]
+        job["reward"] = reward | {"models": named}
+        models += [(model, "model") for n, model in enumerate(named, 1) if f"{KEPT_REWARD}/{n}" not in kept]
+    if process := (job.get("steps") or {}).get("process"):
+        job["steps"] = job["steps"] | {"process": dict(process)}
+        models += [(job["steps"]["process"], "model")] if KEPT_PROCESS not in kept else []
+    if harness := job.get("evaluate", {}).get("harness"):
+        harness = dict(harness)
+        job["evaluate"] = job["evaluate"] | {"harness": harness}
+        sources.append((harness, "include_path"))
     for section, key in (*sources, *models):
         if section[key] and not (section is job and section[key].startswith("run:")):
             with suppress(BadInput):  # who goes on with it is told

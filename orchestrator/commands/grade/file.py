@@ -21,6 +21,7 @@ from orchestrator.files import durable, unfinished
 from orchestrator.files.disk import one_message
 from orchestrator.inputs.fields import gold_of, written
 from orchestrator.inputs.rows import is_array, rows_of
+from orchestrator.models.files import enclosing_run
 
 CHUNK = 2000
 """Rows that are graded together."""
@@ -139,6 +140,8 @@ def _writer(file: Path, output: Path) -> Iterator[Callable[[list[dict[str, Any]]
     if output.suffix not in (".jsonl", ".parquet"):
         raise BadInput(f"-o {output}: the name must end in .jsonl or .parquet")
     label = f"{output.name}.grade"
+    if (run := enclosing_run(output)) is not None:
+        raise BadInput(f"-o {output}: lies in the run {run}, among files that it counts. Choose another place.")
     with _telling(output):
         if output.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

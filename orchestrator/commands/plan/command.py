@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,22 @@ from orchestrator.commands.plan.work import Amount, Texts
 from orchestrator.commands.validate import Checked, looked
 from orchestrator.config import Job
 from orchestrator.config.places import home
+from orchestrator.driver.examination import device_here, gpus_here
 from orchestrator.driver.fit_told import fitted_job
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.preview import Preview
 from orchestrator.driver.same_job import as_begun
-from orchestrator.driver.wiring import device_here, gpus_here, opinions_on_golds
+from orchestrator.driver.wiring import opinions_on_golds
 from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import mean_characters
+from orchestrator.models.checks import tensors
 from orchestrator.models.sizes import ModelSize, size_trained
 from orchestrator.records.limits import weight_bytes
 from orchestrator.rounds.space import Need, Sizes, job_need, sizes
 from orchestrator.sources.registry import SOURCES
 
 NUM_PROMPTS = 3
+_MOST_ROUNDS = 1000
 Opinions = Sequence[tuple[str, str, str]]
 """A grader's name, its verdict on a gold answer as an answer to itself, and the reason."""
 
@@ -74,9 +78,14 @@ def plan(checked: Checked, asked: Asked | None, give: Sequence[Gpus] | None = No
     """Plan a job for the machines `asked`, else for this one; `give` stands for what this one has.
 
     Raises:
-        BadInput: the job is for a cluster, of which nothing is asked here.
+        BadInput: the job is for a cluster, of which nothing is asked here, or has more rounds than can be told.
     """
     job = as_begun(checked.run, checked.file.job)
+    if job.rounds > _MOST_ROUNDS:
+        raise BadInput(
+            f"rounds: {job.rounds:,} are more than a plan goes through, {_MOST_ROUNDS:,}: plan fewer, such as "
+            "rounds=10; each further one is as the last"
+        )
     if asked is None:
         _require_here(job)
     nodes, device, source, machine = _machine(job, asked, give)
@@ -99,7 +108,8 @@ def plan(checked: Checked, asked: Asked | None, give: Sequence[Gpus] | None = No
     rounds = _left(_rounds(job, amounts, texts), steps)
     kind = "cuda" if sum(node.count for node in nodes) else "cpu"
     known = earlier if earlier and asked is None and earlier.here and earlier.device == kind else None
-    clock = Clock(fitted, size, kind, device, source, texts, _weights(folder, size), known)
+    weights, rewards = _weights(folder, size), _reward_sizes(checked)
+    clock = Clock(fitted, size, kind, device, source, texts, weights, known, rewards)
     times = _times(clock, rounds)
     holdings = [memory.rank(fitted, size, nodes), memory.engine(fitted, size, nodes)] if size else []
     need = job_need(job, folder, amounts, SOURCES[job.source.type].disk)
@@ -188,6 +198,13 @@ def _golds(checked: Checked, seen: Preview) -> dict[str, Opinions]:
 
 def _weights(folder: Path, size: ModelSize | None) -> int:
     return weight_bytes(folder) or (size.parameters * size.number_bytes if size else 0)
+
+
+def _reward_sizes(checked: Checked) -> dict[str, int]:
+    """Parameters of the reward models by their phase; a model of the Hub whose weights are not here is left out."""
+    phases = checked.file.job.reward.phases() if checked.file.job.reward else []
+    shapes = [tensors(model.folder, "reward.models") for model in checked.rewards]
+    return {phase: sum(map(prod, of.values())) for phase, of in zip(phases, shapes, strict=True) if of}
 
 
 def _free(root: Path) -> int:

@@ -43,6 +43,7 @@ class Earlier:
     answering_rate: float = 0.0
     scoring_rate: float = 0.0
     training_rate: float = 0.0
+    rewarding_rate: float = 0.0
     starting: float = 0.0
     """Seconds of the baseline that were no answering: until the first engines are there."""
     between: float = 0.0
@@ -94,6 +95,7 @@ def _told(name: str, state: State, records: Sequence[Record]) -> Earlier | None:
     scored = [each.facts.get("reference", {}) for each in own]
     sampled = [each.facts.get("samples", {}) for each in own]
     paired = [each.facts.get("pairs", {}) for each in own]
+    rewarded = [facts for each in own for phase, facts in each.facts.items() if phase.endswith("rewards")]
     took = walls(records)
     return Earlier(
         name,
@@ -107,6 +109,7 @@ def _told(name: str, state: State, records: Sequence[Record]) -> Earlier | None:
         answering_rate=_ratio(sum(map(_answered, answers)), _work(answers)),
         scoring_rate=_ratio(_sum(trained, "tokens") / epochs, _work(scored)),
         training_rate=_ratio(_sum(trained, "tokens"), _work(trained)),
+        rewarding_rate=_ratio(_sum(rewarded, "tokens"), _work(rewarded)),
         starting=max(0.0, took.get(0, 0.0) - _work(answers[:1])) if baseline else 0.0,
         between=sum(max(0.0, took.get(each.number, 0.0) - _worked(each)) for each in own) / len(own),
     )
@@ -115,7 +118,8 @@ def _told(name: str, state: State, records: Sequence[Record]) -> Earlier | None:
 def _worked(round_: RoundStatus) -> float:
     """Seconds of a round that its phases count as work; grading is hidden behind sampling."""
     counted = ("samples", "reference", "train", "evaluation")
-    return sum(_work([round_.facts.get(phase, {})]) for phase in counted)
+    rewards = [phase for phase in round_.facts if phase.endswith("rewards")]
+    return sum(_work([round_.facts.get(phase, {})]) for phase in (*counted, *rewards))
 
 
 def _ratio(one: float, other: float) -> float:

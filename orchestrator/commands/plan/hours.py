@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -64,6 +64,8 @@ class Clock:
     weights: int
     """Bytes of the model's weights as they are stored."""
     earlier: Earlier | None = None
+    rewards: Mapping[str, int] = field(default_factory=dict)
+    """Parameters of the reward models, by the phase in which each scores."""
 
     def phase(self, amount: Amount) -> Timed | None:
         """What it takes; None where nothing tells."""
@@ -92,6 +94,7 @@ class Clock:
             "reference": self.earlier.scoring_rate,
             "policy": self.earlier.scoring_rate,
             "train": self.earlier.training_rate,
+            **dict.fromkeys(self.job.reward.phases() if self.job.reward else (), self.earlier.rewarding_rate),
             **dict.fromkeys(("evaluation", "selection"), self.earlier.answering_rate),
         }
         rate = rates.get(amount.phase, self.earlier.sampling_rate)
@@ -103,11 +106,14 @@ class Clock:
             return None
         if amount.written:
             return Timed(amount.phase, self._drawing(amount, self.size, self.device), self.source)
-        operations, share = 2, READING
+        operations, share, parameters, devices = 2, READING, self.size.parameters, self.job.train.num_ranks
         if amount.phase == "train":
             operations, share = (8 if self.job.train.checkpointing else 6), TRAINING
-        flops = self.job.train.num_ranks * self.device.flops * share
-        return Timed(amount.phase, operations * self.size.parameters * amount.read / flops, self.source)
+        elif amount.phase in self.rewards:
+            workers = (self.job.reward and self.job.reward.workers) or devices
+            parameters, devices = self.rewards[amount.phase], min(workers, devices)
+        flops = devices * self.device.flops * share
+        return Timed(amount.phase, operations * parameters * amount.read / flops, self.source)
 
     def _drawing(self, amount: Amount, size: ModelSize, device: Device) -> float:
         """Seconds of an engine, which has an equal part of it."""

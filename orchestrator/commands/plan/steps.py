@@ -44,7 +44,7 @@ def steps_of(job: Job, source: Source, sets: Mapping[str, object]) -> Iterator[s
     if sets.keys() - {"train", "stages"}:
         yield from ("baseline/prompts", "baseline/evaluation")
     for number in range(1, job.rounds + 1):
-        phases = [*reversed(source.trail.steps)]
+        phases = [*reversed(source.trail.of(job.model_dump()))]
         phases += ["replay"] if job.pairs.replay and number > 1 else []
         phases += ["reference"] if job.loss.of_round(number).reads_reference else []
         phases += ["train"]

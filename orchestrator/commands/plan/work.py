@@ -103,6 +103,7 @@ def of_round(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -
         )
         for one in drawn
     ]
+    found += _rewards(job, sum(one.samples for one in drawn), said)
     pairs, tokens = num_pairs(job, number, sizes, source, said), _pair_tokens(job, said)
     if job.loss.of_round(number).reads_reference:
         found.append(Amount("reference", pairs, int(pairs * tokens)))
@@ -118,6 +119,12 @@ def of_round(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -
             for a in _evaluations(job, gate, said)
         ]
     return [*found, *_evaluations(job, sizes, said)]
+
+
+def _rewards(job: Job, samples: int, said: Texts) -> list[Amount]:
+    """What each reward model reads."""
+    phases = job.reward.phases() if job.reward else []
+    return [Amount(phase, samples, int(samples * (said.prompt + said.sample))) for phase in phases]
 
 
 def num_pairs(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -> int:

@@ -22,9 +22,10 @@ from orchestrator.ledger import waves
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.harness import RESULTS, SAMPLES
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES
-from orchestrator.rounds import drift, evaluation, repeated, sampling
+from orchestrator.rounds import drift, evaluation, harness, repeated, sampling
 from orchestrator.rounds.recount import Counted, Counting, Recounted, batches, rows_in
 from orchestrator.rounds.round import rounds_replayed
 from orchestrator.rounds.run_files import RunFiles
@@ -35,7 +36,17 @@ LEFT = frozenset(
         # time
         *("seconds", "wall", "waited", "starting", "tokens_per_second"),
         # what became of processes, and how the work was executed
-        *("engines_lost", "graders_lost", "restarts", "resumed_from", "executed", "judge", "first_step"),
+        *(
+            "engines_lost",
+            "graders_lost",
+            "rewarders_lost",
+            "form",
+            "restarts",
+            "resumed_from",
+            "executed",
+            "judge",
+            "first_step",
+        ),
         # where the work came from, and by which version of code: see `history` for what is checked of it
         *("fingerprint", "recipe", "graders_version", "judge_prompt", "step_prompt", "reading", "revisions"),
         *("id", "revision", "run", "run_id", "round"),
@@ -249,6 +260,12 @@ class Recount(Counting):
         """Of the base model's samples under a model, and under itself."""
         return drift.facts_of(self.files.one(f"baseline/drift/{drift.FILE}"), self.files.one(f"{step}/{drift.FILE}"))
 
+    def harness(self, step: str) -> Facts:
+        """Of tasks of lm-evaluation-harness, by what that has written."""
+        for file in (SAMPLES, RESULTS):
+            self.files.one(f"{step}/{file}")
+        return harness.facts_of(self.files.one(f"{step}/{RESULTS}").parent)
+
     def regraded(self, step: str) -> Facts:
         facts_by_evaluation = {}
         for name, file in zip(sorted(self.state.commits[step].facts["evaluations"]), self.files.all(step), strict=True):
@@ -306,7 +323,7 @@ def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
         **source.steps,
         r"baseline/data": Recount.problems,
         r"baseline/preferences": Recount.preferences,
-        r"baseline/(?:model|reference)": Recount.kept_model,
+        r"baseline/(?:model|reference|process|reward/\d+)": Recount.kept_model,
         rf"baseline/prompts|{place}/prompts": Recount.prompts,
         rf"{place}/samples": Recount.samples,
         rf"{place}/verdicts": Recount.verdicts,
@@ -318,6 +335,7 @@ def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
         r"baseline/evaluation|rounds/\d+/selection/\d+": Recount.evaluated,
         r"(rounds/\d+)/evaluation": Recount.evaluated,
         r"(?:baseline|rounds/\d+)/drift": Recount.drift,
+        r"(?:baseline|rounds/\d+)/harness": Recount.harness,
         r"(?:baseline|rounds/\d+)/repeated": Recount.answered_repeatedly,
         r"rounds/\d+(?:/selection)?/regraded": Recount.regraded,
         r"(rounds/\d+)/choice": Recount.choice,

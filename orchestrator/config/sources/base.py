@@ -14,6 +14,7 @@ from orchestrator.config.base import Settings, at_round
 if TYPE_CHECKING:
     from orchestrator.config.data import Source
     from orchestrator.config.job import Job
+    from orchestrator.config.reward import ProcessModel
     from orchestrator.config.sources.dataset import Stages
 
 PROBLEMS = ("data.train", "data.prompts", "data.prompts_per_round", "pairs.max_pairs")
@@ -61,6 +62,8 @@ class SourceSettings(Settings):
     """Whether its pairs have no rejected side."""
     compares_golds: ClassVar[bool] = False
     """Whether samples of the training problems are compared with gold answers."""
+    takes_rewards: ClassVar[bool] = False
+    """Whether reward models may score its samples (`reward`), in place of verdicts."""
     names_data: ClassVar[bool] = False
     """Whether the name of the file with the training problems stands in its pairs."""
     files: ClassVar[tuple[str, ...]] = ()
@@ -133,6 +136,11 @@ class SourceSettings(Settings):
         """Whether its samples have scores by which forms of the loss can go; verdicts are none."""
         return False
 
+    @property
+    def process_model(self) -> ProcessModel | None:
+        """The process reward model that it asks, where it does."""
+        return None
+
     def asks_judge(self) -> bool:
         """Whether it needs the section `judge`."""
         return False
@@ -184,7 +192,9 @@ def single_samples(job: Job) -> Iterator[str]:
     """Rounds in which a prompt has no second sample, where pairs are of two samples."""
     for number in rounds_that_differ(job):
         if at_round(job.generate.samples, number) == 1:
-            yield f"`generate.samples` is 1 in round {number}, and a pair takes a better and a worse sample of a prompt"
+            why = "a pair takes a better and a worse sample of a prompt"
+            why = "the best of one sample is no choice" if job.pairs.rule == "best" else why
+            yield f"`generate.samples` is 1 in round {number}, and {why}"
 
 
 def same_samples(job: Job) -> Iterator[str]:

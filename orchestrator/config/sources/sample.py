@@ -41,6 +41,11 @@ class Sample(SourceSettings):
         "only",
     }
     compares_golds: ClassVar[bool] = True
+    takes_rewards: ClassVar[bool] = True
+
+    def has_scores(self, job: Job) -> bool:
+        """Those that reward models give."""
+        return job.reward is not None
 
     def templates(self, job: Job) -> Mapping[str, str]:
         """With that of the hint, where one is given."""
@@ -70,7 +75,7 @@ class Sample(SourceSettings):
                 "`generate.adapt_temperature` looks for prompts with right and wrong samples, and with "
                 f"`pairs.{key}` others give pairs as well: leave one of the two out"
             )
-        if not pairs.imitates and not pairs.gold_as_chosen:
+        if (not pairs.imitates and not pairs.gold_as_chosen) or pairs.rule == "best":
             yield from single_samples(job)
             yield from same_samples(job)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import field_validator
 
 from orchestrator.config.base import Count, Fraction, NonEmpty, compiled
+from orchestrator.config.reward import ProcessModel
 from orchestrator.config.sources.base import (
     PROBLEMS,
     SAMPLING,
@@ -38,6 +39,7 @@ class Steps(SourceSettings):
             lambda steps: steps.localiser == "rollouts",
         ),
         Condition(("steps.verdicts",), "`steps.localiser: file`", lambda steps: steps.localiser == "file"),
+        Condition(("steps.process",), "`steps.localiser: process`", lambda steps: steps.localiser == "process"),
     )
     judged_by: ClassVar[Mapping[str, str]] = {"located": "localiser", "pairs": "filter"}
 
@@ -46,10 +48,13 @@ class Steps(SourceSettings):
     split: str = "markers"
     """What begins a reasoning step: `markers` ("Step 2:" at the start of a line), `lines` (a line is a step), or
     `pattern:REGEX`."""
-    localiser: Literal["rollouts", "judge", "file"] = "rollouts"
+    localiser: Literal["rollouts", "judge", "file", "process"] = "rollouts"
     """Who finds the first wrong reasoning step: `rollouts` (a prefix is right when enough continuations reach the
-    gold answer; binary search over the steps), `judge` (see `judge`), or `file` (questions are written as JSONL, and
-    people's verdicts read)."""
+    gold answer; binary search over the steps), `judge` (see `judge`), `file` (questions are written as JSONL, and
+    people's verdicts read), or `process` (a reward model for steps)."""
+    process: ProcessModel | None = None
+    """The process reward model, for `localiser: process`: its `model` (a folder, or a model on the Hub) and how it is
+    asked, see below."""
     rollouts: Count = 8
     """Continuations of a prefix."""
     threshold: Fraction = 0.25
@@ -87,6 +92,10 @@ class Steps(SourceSettings):
     def evaluation_opens_with(self) -> str:
         return self.opening if self.open_evaluation else ""
 
+    @property
+    def process_model(self) -> ProcessModel | None:
+        return self.process if self.localiser == "process" else None
+
     def asks_judge(self) -> bool:
         return "judge" in (self.localiser, self.filter)
 
@@ -112,6 +121,8 @@ class Steps(SourceSettings):
             )
         if self.asks_judge() and job.judge is None:
             yield "`steps.localiser: judge` and `steps.filter: judge` need `judge.model`, the model that judges"
+        if self.localiser == "process" and self.process is None:
+            yield "`steps.localiser: process` needs `steps.process.model`, the reward model that judges steps"
         if self.localiser == "file" and self.verdicts is not None and job.rounds > 1:
             yield (
                 f"`steps.verdicts` is one file, and each of {job.rounds} rounds asks about other answers: leave it "

@@ -84,6 +84,7 @@ def _side(
         of_problem = samples(reader, Wanted(number, problem=row["prompt_id"]), limit=10_000)["samples"]
         graded: Document = next((each for each in of_problem if each["sample"] == told["sample"]), {})
         told |= {key: graded.get(key) for key in ("verdict", "extracted", "rule", "reason", "finish_reason")}
+        told |= {"rewards": graded["rewards"]} if "rewards" in graded else {}
     return told
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from orchestrator.config.reward import phases
 from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.ledger import waves
 from orchestrator.ledger.columns import require_columns
@@ -63,13 +64,14 @@ class RunReader:
 
     def samples(self, number: int) -> Iterator[pa.Table]:
         """A round's samples with their verdicts, a shard at a time: columns `prompt_id`, `sample`, `verdict`,
-        `extracted`, `rule`, `reason`, `cause`, `text`, `finish_reason` and `tokens`. What is not graded yet is left
-        out."""
+        `extracted`, `rule`, `reason`, `cause`, `text`, `finish_reason` and `tokens`; where reward models have scored
+        them, also `rewards`, a list with what each gives. What is not graded yet is left out."""
         for wave in waves.folders(self.state, f"rounds/{number:02d}"):
             yield from self._samples_of(wave)
 
     def _samples_of(self, folder: str) -> Iterator[pa.Table]:
         sampled = self._by_shard(f"{folder}/samples")
+        scored = [self._by_shard(f"{folder}/{phase}") for phase in self._reward_phases()]
         for shard, file in self._by_shard(f"{folder}/verdicts").items():
             if shard not in sampled:
                 continue
@@ -79,7 +81,23 @@ class RunReader:
                     raise Damaged(f"{file}: its verdicts are not in the order of {sampled[shard]}")
             for column in ("text", "finish_reason", "num_tokens"):
                 verdicts = verdicts.append_column(column, texts[column])
+            if scored and all(shard in files for files in scored):
+                verdicts = verdicts.append_column("rewards", self._rewards(verdicts, [of[shard] for of in scored]))
             yield _named(verdicts, sample_index="sample", num_tokens="tokens")
+
+    def _reward_phases(self) -> list[str]:
+        job = self.state.configs[-1]["job"] if self.state.configs else {}
+        return phases(len((job.get("reward") or {}).get("models", ())))
+
+    def _rewards(self, samples: pa.Table, files: Sequence[Path]) -> pa.Array:
+        """What each reward model gives samples, a list a sample."""
+        columns = []
+        for file in files:
+            table = self._columns(file, ("prompt_id", "sample_index", "reward"))
+            if any(not table[key].equals(samples[key]) for key in ("prompt_id", "sample_index")):
+                raise Damaged(f"{file}: its rewards are not in the order of the samples")
+            columns.append(table["reward"].to_pylist())
+        return pa.array(list(map(list, zip(*columns, strict=True))), pa.list_(pa.float64()))
 
     def num_graded(self, number: int) -> int:
         """How many samples of a round are graded whose files are there, by the ledger: none is read."""

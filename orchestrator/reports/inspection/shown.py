@@ -164,6 +164,9 @@ def _verdict(graded: Mapping[str, Any]) -> Text:
             told.append(line(f", {why}"), "")
     if graded.get("finish_reason") == "length" and graded.get("cause") != "truncated":
         told.append(", truncated", "")
+    if given := graded.get("rewards"):
+        values = ("none" if value is None else f"{value:.3f}" for value in given)
+        told.append(f", reward{'s' if len(given) > 1 else ''} {', '.join(values)}", "")
     return told
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.config.sources import kind_of
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.abstentions import WORDS, causes
+from orchestrator.reports import harness
 from orchestrator.reports.columns import Reporting
 from orchestrator.reports.evidence import Evidence, base_of
 from orchestrator.reports.gate_words import gate_said
@@ -34,8 +35,8 @@ _EVALUATED = (
 
 def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> Document:
     """`name`, `folder`, `state`, `records` and `time` (how far the ledger was read, and when its last record was
-    written, in seconds since 1970), some `sentences`, `rounds` (0 is the base model), `curves` by round and
-    `warnings`."""
+    written, in seconds since 1970), some `sentences`, `rounds` (0 is the base model), `harness`, `curves`
+    by round and `warnings`."""
     state = ledger.state
     job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
     base = base_of(state)
@@ -57,6 +58,7 @@ def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> 
             _health(done, warnings),
         ],
         "rounds": [_round(each, state, took) for each in (base, *done)],
+        "harness": _harness([base, *done]),
         "curves": [_curves(each) for each in done if each.metrics],
         "warnings": warnings,
     }
@@ -133,6 +135,12 @@ def _round(each: Evidence, state: State, took: Mapping[int, float]) -> Document:
         "wall": wall,
         "idle": idle(each, wall) if wall is not None and number else None,
     }
+
+
+def _harness(every: Sequence[Evidence]) -> Document:
+    """`models` that were asked tasks of lm-evaluation-harness, `rows` of a figure's name and its cells, and `notes`."""
+    cells = [[name, *of_models] for name, of_models in harness.rows(every)]
+    return {"models": harness.models(every), "rows": cells, "notes": harness.notes(every)}
 
 
 def _evaluated(told: Mapping[str, Any] | None) -> Document | None:

@@ -37,6 +37,16 @@ function showRounds(rounds) {
   put("gate-words", decided.length ? [el("h3", {}, "What the gate said"), list(decided.map((round) => `Round ${round.round}: ${round.reason}`))] : []);
 }
 
+function showHarness({ models, rows, notes }) {
+  byId("harness").hidden = !models.length;
+  put("harness", models.length ? [
+    el("h3", {}, "Tasks of lm-evaluation-harness"),
+    el("p", { class: "note" }, "Fractions, ± standard error. They decide nothing."),
+    table("Tasks of lm-evaluation-harness", [["figure", (row) => said(row[0])], ...models.map((name, at) => [name, (row) => row[at + 1]])], rows),
+    notes.length ? list(notes) : null,
+  ] : []);
+}
+
 function showTraining(all) {
   put("training-charts",
     curves("Loss", "", all, [{ name: "loss", colour: "c1", column: "loss" }]),
@@ -73,6 +83,7 @@ function show(told) {
   const [state, ...rest] = figures.sentences;
   put("summary", el("p", {}, el("span", { class: `state ${figures.state.replace(/[^a-z]/g, "")}` }, said(figures.state)), " ", said(state)), rest.map((sentence) => el("p", {}, said(sentence))));
   showRounds(figures.rounds);
+  showHarness(figures.harness);
   showTraining(figures.curves);
   showSeconds(figures.rounds);
   const well = figures.rounds.filter((round) => round.health.length);

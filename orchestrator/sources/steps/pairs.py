@@ -2,8 +2,8 @@
 
     samples     N answers a problem, opened with "Let's think step by step.\\nStep 1:", and their verdicts
     errors      those with a wrong final answer
-    located     the first wrong reasoning step of each: by rollouts (rollouts.py), a judge (judging.py), or people
-                (people.py)
+    located     the first wrong reasoning step of each: by rollouts (rollouts.py), a judge (judging.py), people
+                (people.py), or a reward model for steps (process.py)
     rectified   continuations of the right steps before it that reach the gold answer
     pairs       the wrong step against a right one in its place
 
@@ -28,7 +28,7 @@ from orchestrator.rounds.context import Model
 from orchestrator.rounds.pairing import PairingPlan, random_subset
 from orchestrator.rounds.round import NoPairs, Round
 from orchestrator.sources.steps import files as step_files
-from orchestrator.sources.steps import judging, people
+from orchestrator.sources.steps import judging, people, process
 from orchestrator.sources.steps.pairing import Continuation, Error, StepPair, pairs_of_problem
 from orchestrator.sources.steps.rollouts import Located, Rollouts, locate, rectifications
 
@@ -98,6 +98,13 @@ def _locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Ro
         inputs |= {"judge": judging.settings(round_)}
         done = _located(round_, errors, inputs, lambda: judging.locate(round_, errors))
         round_.say("located", f"{_located_line(done.facts)}; {done.facts['judge']['requests']} requests")
+    elif settings.localiser == "process":
+        scored, threshold = process.step_rewards(round_, errors, commit), process.settings_of(round_).threshold
+        files = [round_.context.run.path(f"{scored.step}/{name}") for a in scored.artifacts for name in sorted(a.files)]
+        inputs |= {"rewards": files_of(scored), "threshold": threshold}
+        find = lambda: Located(process.first_wrong(files, errors, threshold), {})  # noqa: E731
+        done = _located(round_, errors, inputs, find)
+        round_.say("located", _located_line(done.facts))
     else:
         asked = _ask_people(round_, errors, commit)
         inputs |= {"verdicts": settings.verdicts}

@@ -6,16 +6,19 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+
 from orchestrator.config import Steps
 from orchestrator.errors import Damaged
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.parquet import read_table
+from orchestrator.rounds import rewards
 from orchestrator.rounds.recount import Counting, Recounted, rows_in
 from orchestrator.rounds.round import pairing_plan
 from orchestrator.sources.steps import files as step_files
-from orchestrator.sources.steps import rollouts
+from orchestrator.sources.steps import process, rollouts
 from orchestrator.sources.steps.files import Sampled, Tally
 from orchestrator.sources.steps.pairing import Error
 from orchestrator.sources.steps.pairs import choose, first_errors, last_right, located_facts
@@ -36,6 +39,19 @@ class StepDpoFacts:
         [file] = self._files.all(step)
         return step_files.error_facts(file, list(self._files.shards(f"{_folder(step)}/verdicts").values()))
 
+    def step_rewards(self, step: str) -> Facts:
+        """How likely the steps of each error are right."""
+        table = pa.concat_tables(map(read_table, self._files.all(step)))
+        errors = self._errors(_folder(step))
+        if list(zip(*(table[key].to_pylist() for key in rewards.KEYS), strict=True)) != [
+            (error.prompt_id, error.sample_index) for error in errors
+        ]:
+            raise Damaged("its rows are not the errors, in their order")
+        for error, likely in zip(errors, table["step_rewards"].to_pylist(), strict=True):
+            if likely is not None and len(likely) != (steps := len(error.answer.steps)):
+                raise Damaged(f"{error.error_id} has {steps} steps, and rewards of {len(likely)}")
+        return rewards.rewarded_again(table)
+
     def questions(self, step: str) -> Facts:
         """How many answers people are asked about."""
         [file] = self._files.all(step)
@@ -47,6 +63,10 @@ class StepDpoFacts:
         folder, [file] = _folder(step), self._files.all(step)
         errors, found = self._errors(folder), step_files.read_located(file)
         facts = located_facts(errors, found)
+        if (model := Steps.of(self._job).process_model) is not None:
+            said = process.first_wrong(self._files.all(f"{folder}/step_rewards"), errors, model.threshold)
+            if said != found:
+                raise Damaged("the first wrong steps are not those that the step rewards tell")
         if Steps.of(self._job).localiser != "rollouts":
             return facts
         searched = self._parts(folder, "search")
@@ -127,6 +147,7 @@ RECOUNTED = Recounted(
     {
         r"rounds/\d+/(?:search|rectification)/\d+/prompts": lambda run, step: StepDpoFacts(run).prompts(step),
         r"rounds/\d+/errors": lambda run, step: StepDpoFacts(run).errors(step),
+        r"rounds/\d+/step_rewards": lambda run, step: StepDpoFacts(run).step_rewards(step),
         r"rounds/\d+/questions": lambda run, step: StepDpoFacts(run).questions(step),
         r"rounds/\d+/located": lambda run, step: StepDpoFacts(run).located(step),
         r"rounds/\d+/rectified": lambda run, step: StepDpoFacts(run).rectified(step),

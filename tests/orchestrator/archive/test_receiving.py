@@ -20,6 +20,7 @@ from orchestrator.driver.resume import resumed
 from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.reports.status import status
 from tests.orchestrator.archive.test_sending import files_of
+from tests.orchestrator.commands.test_verify_facts import seal
 from tests.orchestrator.test_cli import ratchet
 from tests.orchestrator.test_loop import history
 from tests.orchestrator.test_resume import go
@@ -231,8 +232,37 @@ def test_a_folder_that_is_taken_is_left_alone(there: Path, tmp_path: Path) -> No
 def test_a_view_that_was_being_sent_is_left_out(there: Path, tmp_path: Path) -> None:
     (there / "report.md").write_text("another")
     found = fetch(str(there), tmp_path / "run")
-    assert found.received.left_out == ("report.md",) and not (tmp_path / "run/report.md").exists()
+    assert found.received.left_out == ("report.md",)
+    assert list(found.lines())[1].startswith("left out  report.md: it was")
+    assert not (tmp_path / "run/report.md").exists()
     assert verify(tmp_path / "run").findings == []
+
+
+def test_of_many_that_are_left_out_some_are_named(there: Path, tmp_path: Path) -> None:
+    """Somebody else's archive can name any number of files that it has not."""
+    change(there, beside={f"judge/{number}": {"size": 1, "sha256": "0" * 64} for number in range(3000)})
+    lines = list(fetch(str(there), tmp_path / "run").lines())
+    assert sum(line.startswith("left out  judge/") for line in lines) == 10
+    assert "left out  2,990 more like that" in lines
+
+
+def test_a_folder_that_cannot_be_made_is_named(there: Path) -> None:
+    with pytest.raises(RatchetError, match=r"/proc/run: cannot be written: .* Nothing was fetched"):
+        fetch(str(there), Path("/proc/run"))
+
+
+def test_a_job_that_this_version_refuses_is_fetched_all_the_same(there: Path, tmp_path: Path) -> None:
+    records = sorted((there / "ledger").iterdir())
+    for path in records:
+        document = json.loads(path.read_text())
+        if document["kind"] == "config":
+            document["data"]["job"]["of_another_version"] = 1
+            seal(path, document)
+    contents = [path.read_bytes() for path in records]
+    said = {"first": digest(contents[0]), "last": digest(contents[-1]), "record_bytes": sum(map(len, contents))}
+    change(there, **said)
+    found = fetch(str(there), tmp_path / "run")
+    assert found.needed == () and not found.trusted
 
 
 def test_a_password_in_an_address_is_refused(there: Path) -> None:

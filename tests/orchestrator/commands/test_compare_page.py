@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.commands.compare.page import document, page
 from orchestrator.commands.compare.side_by_side import paired, side
+from orchestrator.reports.page.answers import ROW
 from tests.orchestrator.reports.test_page import HOSTILE, held
 from tests.orchestrator.test_cli import ratchet
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -66,10 +70,33 @@ def test_only_its_own_script_and_style_may_run_and_what_runs_say_is_in_the_block
 
 
 def test_a_cap_keeps_those_that_differ_and_says_what_is_left(runs: list[str]) -> None:
-    told = document([f"{runs[0]}@round0", runs[0]], cap=150)
+    told = document([f"{runs[0]}@round0", runs[0]], cap=4 * ROW)
     assert 0 < len(told["problems"]) < told["all"] == 16
     first = told["problems"][0]["answers"]
     assert (first[0]["verdict"] == "correct") != (first[1]["verdict"] == "correct")
+
+
+def test_what_holds_no_text_takes_room_and_no_text_is_held_whole(runs: list[str], tmp_path: Path) -> None:
+    """Somebody else's gold answers may be as long as texts, and their texts empty."""
+    run = Path(shutil.copytree(runs[1], tmp_path / "run"))
+    table = pq.read_table(file := run / "rounds/01/evaluation/test.parquet")
+    for column in ("extracted", "gold"):
+        at = table.schema.names.index(column)
+        table = table.set_column(at, table.schema.field(at), pa.array(["x" * 50_000] * table.num_rows))
+    pq.write_table(table, file)
+    told = document([str(run)])
+    assert len(told["problems"]) == told["all"] == 16
+    for problem in told["problems"]:
+        assert all(len(problem["gold"]) < 21_000 > len(one["extracted"]) for one in problem["answers"])
+    assert len(json.dumps(document([str(run)], cap=100_000)["problems"])) < 110_000
+    assert len(document(runs, cap=10 * ROW)["problems"]) <= 3
+
+
+@pytest.mark.parametrize("place", ["rounds/page.html", "ledger/page.html", "page.html"])
+def test_a_page_goes_into_no_run(runs: list[str], place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ratchet("compare", *runs, "--page", f"{runs[0]}/{place}") == 2
+    assert f"--page {runs[0]}/{place}: lies in the run {runs[0]}" in capsys.readouterr().err
+    assert not Path(runs[0], place).exists()
 
 
 def test_a_run_whose_answers_are_gone_is_told_and_the_others_are_shown(runs: list[str], tmp_path: Path) -> None:

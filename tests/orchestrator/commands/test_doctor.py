@@ -439,6 +439,7 @@ def test_the_trial_step_has_the_jobs_loss(tmp_path: Path) -> None:
     """Every field of it, each at another value than the default."""
     said = {"beta": 0.3, "dpo": 0.7, "nll": 0.2, "nll_scope": "prompt+response"}
     said |= {"nll_normalisation": "batch", "form": "squared", "smoothing": 0.1, "penalty": 5.0, "target_margin": 1.0}
+    said |= {"score_scale": 2.0}
     assert said.keys() == RoundLoss.model_fields.keys()
     ward, _, _ = examined(tmp_path, *(f"loss.{name}={value}" for name, value in said.items()), limit=2.0)
     assert ward.losses == [RoundLoss(**said)]

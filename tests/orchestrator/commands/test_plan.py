@@ -134,6 +134,23 @@ def test_what_a_round_handles_is_counted(tmp_path: Path) -> None:
     assert work.of_round(budget, 1, sizes, SOURCES["sample"], TEXTS)[2].read == pytest.approx(1000, abs=1)
 
 
+def test_rewards_are_read_by_models_of_their_own_size(tmp_path: Path) -> None:
+    models = "reward.models=[{model: reward}, {model: style}]"
+    job = job_of(tmp_path, models, "pairs.rule=best_worst", "train.ranks=4", "reward.workers=2")
+    found = work.of_round(job, 1, {"train": (8, 5.0)}, SOURCES["sample"], TEXTS)
+    rewards = found[1:3]
+    assert rewards == [Amount(phase, 32, 32 * 14) for phase in ("rewards", "reward/2/rewards")]
+    named = [name for name in steps.steps_of(job, SOURCES["sample"], {"train": ()}) if name.startswith("rounds/01/")]
+    assert named[3:7] == [f"rounds/01/{phase}" for phase in ("reward/2/rewards", "rewards", "scores", "pairs")]
+    device = DEVICES["H100"]
+    clock = Clock(job, SIZE, "cuda", device, "", TEXTS, 0, rewards={"rewards": 10})
+    timed = clock.phase(Amount("rewards", 10, 10**9))
+    assert timed and timed.seconds == pytest.approx(2 * 10 * 10**9 / (2 * device.flops * READING))
+    earlier = Earlier("before", True, "cuda", sampling_rate=100.0, rewarding_rate=50.0)
+    known = Clock(job, SIZE, "cuda", device, "", TEXTS, 0, earlier).phase(Amount("rewards", 10, 1000))
+    assert known and known.seconds == 20.0
+
+
 def test_stages_share_the_preference_data_and_pairs_that_are_there_need_no_samples(tmp_path: Path) -> None:
     sdpo = load_job(PROJECT / "jobs/sdpo.yaml").job
     sizes = {"stages": (800, 90.0), "gate": (400, 60.0), "test": (640, 60.0)}
@@ -333,3 +350,8 @@ def test_a_real_run_takes_what_was_planned_within_the_stated_factors(tmp_path: P
         assert max(found[name]["memory_factor"].values()) < measured.MEMORY, found[name]
         assert found[name]["seconds_factor"] < factor, found[name]
     assert found["later"]["rests_on"] == "the run first"
+
+
+def test_rounds_without_end_are_refused_and_not_gone_through(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="rounds: 1,000,000,000 are more than a plan goes through, 1,000"):
+        planned(make_project(tmp_path), "rounds=1000000000")

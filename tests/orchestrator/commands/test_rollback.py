@@ -247,3 +247,13 @@ def test_a_record_that_goes_forward_is_damaged(made: Make) -> None:
     with pytest.raises(Damaged, match="sets rounds aside"):
         driver.append("rollback", {"round": 1, "before": "x", "rounds": [1]})
     assert json.loads((run / f"ledger/{number:08d}.json").read_text())["kind"] == "claim"
+
+
+@pytest.mark.parametrize("reason", ["x" * 10_001, os.fsdecode(b"\xff")], ids=["long", "bytes"])
+def test_a_reason_that_no_record_can_hold_is_refused_before_the_run_is_claimed(made: Make, reason: str) -> None:
+    run = made(2)
+    before = content(run)
+    with pytest.raises(BadInput, match=r"^--reason: "):
+        roll_back(run, 1, identity(), reason)
+    assert content(run) == before
+    roll_back(run, 1, identity(), "é" * 10_000)

@@ -156,13 +156,13 @@ def test_a_fact_that_is_changed_is_found(tmp_path: Path, source: str, stride: in
 def test_every_fact_that_is_left_is_told_by_some_run(tmp_path: Path) -> None:
     """No name stands among those that are not computed again without need."""
     told = set()
-    for source in ("steps, judge", "dataset"):
+    for source in ("steps, judge", "dataset", "rewards"):
         (tmp_path / source).mkdir()
         for document in records(finished(tmp_path / source, source)).values():
             facts = document["data"].get("facts", {})
             told |= {name for place in leaves(facts) for name in (dotted(place), *map(str, place))}
     real_alone = {"engines_lost", "graders_lost", "restarts", "resumed_from", "first_step", "judge_prompt", "revisions"}
-    real_alone |= {"id", "starting", "merge_kept"}
+    real_alone |= {"id", "starting", "merge_kept", "rewarders_lost"}
     assert LEFT - told <= real_alone, "facts of the real stack, and of models and data of the Hub"
 
 

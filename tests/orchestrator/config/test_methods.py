@@ -304,7 +304,7 @@ def test_a_methods_own_row_has_no_key_without_effect(tmp_path: Path, method: str
         (
             "self_rewarding",
             {"pairs": {"per_prompt": 3}},
-            ["`pairs.per_prompt`: read only with another `pairs.rule` than `best_worst`"],
+            ["`pairs.per_prompt`: read only with another `pairs.rule` than `best_worst` and `best`"],
         ),
         (
             "irpo",

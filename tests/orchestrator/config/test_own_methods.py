@@ -12,6 +12,7 @@ import yaml
 from orchestrator.commands.compare.file import load_plan
 from orchestrator.commands.fork.command import fork
 from orchestrator.config import Job
+from orchestrator.config.idle import idle
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
 from orchestrator.driver.resume import load, resumed
@@ -113,6 +114,7 @@ def test_the_rows_of_papers_that_come_with_ratchet_are_jobs(tmp_path: Path) -> N
         file = load_job(path)
         assert file.job.loss.nll == (1 if name in ("orpo", "ssd") else 0)
         assert file.own and (row["paper"] in str(file.own)) and row["what"] in str(file.own)
+        assert idle(file.job, file.own) == []
     simpo = load_job(PROJECT / "jobs/simpo.yaml").job
     assert (simpo.loss.form, simpo.loss.beta, simpo.loss.target_margin, simpo.rounds) == ("simpo", 2.0, 1.0, 1)
 

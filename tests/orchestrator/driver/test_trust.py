@@ -55,20 +55,27 @@ DATA = {
     *("stages.template", "stages.split", "stages.order", "stages.drop_seen"),
     *("steps.opening", "steps.split", "steps.localiser", "steps.rollouts", "steps.threshold"),
     *("steps.rectifications", "steps.filter", "steps.open_evaluation"),
+    *(f"steps.process.{key}" for key in ("threshold", "separator", "max_tokens", "dtype", "workers", "per_gpu")),
+    *(f"steps.process.{key}" for key in ("cpus", "device", "stall_timeout")),
     *("judge.model", "judge.max_requests", "judge.concurrency", "judge.timeout", "judge.retries"),
     *("judge.temperature", "judge.max_tokens"),
+    *(f"reward.{key}" for key in ("verdict_weight", "normalisation", "workers", "per_gpu", "cpus", "device")),
+    "reward.stall_timeout",
     *("cluster.cpus_per_engine", "cluster.cpus_per_rank", "cluster.accelerators", "cluster.timeout"),
     "cluster.idle_release",
+    *(f"evaluate.{key}" for key in ("max_tokens", "samples", "temperature", "probe_tolerance")),
+    *(f"evaluate.harness.{key}" for key in ("tasks", "limit", "num_fewshot", "chat")),
     "cluster.placement",
     "cluster.interface",
     *("tracking.enabled", "tracking.experiment"),
 }
 """Settings that are data: they can waste time and room, and run, open and send nothing."""
-SECTIONS_OF_DATA = ("pairs", "self_judge", "loss", "train", "lora", "evaluate", "promotion", "keep")
+SECTIONS_OF_DATA = ("pairs", "self_judge", "loss", "train", "lora", "promotion", "keep")
 
 EXAMPLES = {
     "grade.graders": ["grade.graders=[{any_of: [exact, 'python:evil:f']}]"],
     "regrade.grade.graders": ["regrade={round: 1, grade: {graders: ['python:evil:f']}}"],
+    "evaluate.harness.include_path": ["evaluate.harness={tasks: [own], include_path: linked}"],
     "generate.engine": ["generate.engine={tokenizer: /etc}"],
     "cluster.env": ["cluster.env={LD_PRELOAD: evil.so}"],
     "cluster.secrets": ["cluster.secrets=[AWS_SECRET_ACCESS_KEY]"],
@@ -79,6 +86,8 @@ EXAMPLES = {
     "cluster.address": ["cluster.address='ray://evil:10001'"],
     "model": ["model=../outside/model"],
     "reference": ["reference=../outside/model"],
+    "reward.models": ["reward.models=[{model: ../outside/model}]", "pairs.rule=best_worst"],
+    "steps.process.model": ["steps.process={model: ../outside/model}"],
     "data.train.path": ["data.train=../outside/secret.jsonl"],
     "data.gate.path": ["data.gate={path: ../outside/secret.jsonl, limit: 2}"],
     "data.test.path": ["data.test=link.jsonl"],

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.hub_server import COMMIT, ID, serve
@@ -98,6 +100,16 @@ def test_a_data_set_that_names_files_of_this_machine(tmp_path: Path) -> None:
         [said] = read(tmp_path / "home", address, {})
     assert said.startswith(f"data.train.hub: {ID} (main, train)"), said
     assert "don't belong to" in said or "which is no file of a data set" in said, "the library looks, too"
+
+
+def test_a_row_that_cannot_be_made_values_is_named(tmp_path: Path) -> None:
+    """Its column is none that the job names; the library makes values of all."""
+    table = pa.table({"question": ["1 + 1?"] * 2, "answer": ["2"] * 2, "took": pa.array([1, 2**62], pa.duration("s"))})
+    pq.write_table(table, tmp_path / "train.parquet")
+    card = CARD.replace(b".jsonl", b".parquet")
+    with serve({"README.md": card, "train.parquet": (tmp_path / "train.parquet").read_bytes()}) as address:
+        [said] = read(tmp_path / "home", address, {})
+    assert said.startswith(f"data.train.hub: {ID} (main, train): what follows row 1 cannot be read (OverflowError")
 
 
 def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:

@@ -245,6 +245,16 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
         list(rows_of(file, "data.train"))
 
 
+@pytest.mark.parametrize("kind", [pa.date32(), pa.duration("s"), pa.time64("us")], ids=str)
+def test_a_time_that_python_has_none_for_is_named_with_its_column(tmp_path: Path, kind: pa.DataType) -> None:
+    """Also where the job does not name that column: rows are read whole."""
+    file = tmp_path / "a.parquet"
+    values = pa.array([1, 2**31 - 1 if kind == pa.date32() else 2**62], kind)
+    pq.write_table(pa.table({"question": ["q"] * 2, "answer": ["1"] * 2, "when": values}), file)
+    with pytest.raises(BadInput, match=r"a day, time or duration is out of range .* columns 'when': leave it out"):
+        list(rows_of(file, "data.train"))
+
+
 def test_a_text_that_is_the_value_of_each_row_is_counted_as_often_and_not_read(tmp_path: Path) -> None:
     """None of the fields is large; all of them together are four gigabytes."""
     file = tmp_path / "bomb.parquet"

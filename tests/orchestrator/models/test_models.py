@@ -165,6 +165,22 @@ def test_a_header_of_odd_values_is_refused(tmp_path: Path, field: str, value: st
         locate(tmp_path, folder)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    ['"shape": [9223372036854775807, 9223372036854775807]', '"shape": [-1, -1]', '"data_offsets": [380, 4]'],
+    ids=["large", "negative", "backwards"],
+)
+def test_a_shape_that_its_bytes_cannot_hold_is_refused(tmp_path: Path, fields: str) -> None:
+    """Of a layer whose shape the configuration does not tell: sums over sizes would believe it."""
+    good = '"dtype": "F32", "shape": [12, 8], "data_offsets": [0, 384]'
+    odd = f'"dtype": "F32", "shape": [12, 8], "data_offsets": [0, 384], {fields}'
+    folder = model(tmp_path / "m")
+    text = f'{{"model.embed_tokens.weight": {{{good}}}, "model.layers.7.x": {{{odd}}}}}'.encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(384))
+    with pytest.raises(BadInput, match=r"header is damaged"):
+        locate(tmp_path, folder)
+
+
 @pytest.mark.parametrize("names", ['{"a": null, "b": 1, "c": ["x"], "d": {}}', '{"a": ".."}', '{"a": "\\u0000"}'])
 def test_an_index_of_odd_names_is_refused(tmp_path: Path, names: str) -> None:
     folder = model(tmp_path / "m")

@@ -126,6 +126,7 @@ def test_run_is_no_folder_and_no_hub_id(tmp_path: Path, first: Path) -> None:
         ("run:/nowhere/first", "/nowhere/first: no such run. /nowhere holds no runs."),
         ("run:first@round7", "round 7 has no checkpoint. Rounds that have one: 1, 2."),
         ("run:first@7", "'run:first@7' names no run: write run:NAME, or run:NAME@round2 for round 2's checkpoint"),
+        (f"run:first@round{'9' * 5000}", "names no run: write run:NAME"),
         ("run:", "'run:' names no run"),
         ("run:@round1", "'run:@round1' names no run"),
     ],

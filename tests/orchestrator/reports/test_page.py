@@ -162,10 +162,15 @@ def test_any_run_has_a_page(made: Path, tmp_path: Path, state: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["-o", "page.md"], "must end in .html"), (["-o", "no/page.html"], "there is no folder")],
+    [
+        (["-o", "page.md"], "must end in .html"),
+        (["-o", "no/page.html"], "there is no folder"),
+        (["-o", "RUN/rounds/page.html"], "lies in the run "),
+        (["-o", "RUN/ledger/page.html"], "without -o a run's own page is "),
+    ],
 )
 def test_mistakes_have_one_message(
     made: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ratchet("report", made, *arguments) == 2
+    assert ratchet("report", made, *(argument.replace("RUN", str(made)) for argument in arguments)) == 2
     assert said in capsys.readouterr().err

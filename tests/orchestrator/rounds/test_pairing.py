@@ -221,3 +221,17 @@ def test_rules_that_choose_among_all_samples_decide_nothing_early(
 ) -> None:
     candidates = [Candidate(i, f"t{i}", WRONG if i % 2 else CORRECT) for i in range(8)]
     assert not is_decided(candidates, [], PairingPlan(1, rule))
+
+
+def test_the_best_alone_is_imitated() -> None:
+    """RAFT, arXiv 2304.06767, algorithm 1: of the same text the mean of its scores, of equals a random one."""
+    plan = PairingPlan(4, rule="best")
+    scored = [Candidate(0, "a", -2.0), Candidate(1, "b", 0.5), Candidate(2, "c", None), Candidate(3, " ", 9.0)]
+    [pair] = pair_prompt("p", scored, plan)
+    assert (pair.chosen.sample_index, pair.rejected) == (1, None)
+    wavering = [*scored, Candidate(4, "b", -8.0)]
+    assert pair_prompt("p", wavering, plan)[0].chosen.sample_index == 0
+    equals = [Candidate(i, text, -1.0) for i, text in enumerate("abcd")]
+    drawn = {pair_prompt(f"p{i}", equals, plan)[0].chosen.sample_index for i in range(40)}
+    assert drawn == {0, 1, 2, 3}
+    assert pair_prompt("p", scored[2:], plan) == [] and not is_decided(scored, [], plan)

@@ -50,6 +50,8 @@ def test_samples_pairs_and_answers_are_counted(tmp_path: Path) -> None:
     assert first.rows == prompts + 10 * 4 * 1200 + pairs + answers
     assert second.rows == prompts + 10 * 8 * 1200 + pairs + answers
     assert job_need(job(tmp_path), model, PROBLEMS) == Need(2000, first.states, first.rows + second.rows)
+    endless = job_need(job(tmp_path, rounds=10**12), model, PROBLEMS)
+    assert endless.rows == first.rows + (10**12 - 1) * second.rows, "known at once"
     few = load_job(tmp_path / "tiny.yaml", ["data.prompts_per_round=10000000000"]).job
     assert round_need(few, 1, model, PROBLEMS).rows < 1000 * first.rows, "there are no more than the data has"
 

@@ -226,6 +226,20 @@ def test_log_probabilities_are_sums_over_the_completion(case: Case) -> None:
     assert math.isclose(whole, start + rest, abs_tol=2e-3)
 
 
+def test_a_completion_is_scored_and_told_from_what_the_model_would_have_said(case: Case, tmp_path: Path) -> None:
+    """What it draws greedily it calls greedy; with another last token it does not, and the sums are as of logprobs."""
+    prompts, rows = list(TOKEN_IDS.values()), sampled(case.engine, tmp_path)
+    if isinstance(case.engine, StandInEngine):  # which draws and scores by different rules
+        rows = [[prompt[-1] + 1, prompt[-1] + 2] for prompt in prompts]
+    others = [[*row[:-1], row[-1] + 1] for row in rows]
+    for completions, greedy in ((rows, True), (others, False)):
+        found = case.engine.score(prompts, completions)
+        assert [scored is not None and scored.greedy for scored in found] == [greedy] * len(prompts)
+        sums = case.engine.logprobs(prompts, completions)
+        assert [scored and scored.logprob for scored in found] == pytest.approx(sums, abs=1e-4)
+    assert case.engine.score([[7] * (CONTEXT - 1)], [[8]]) == [None]
+
+
 def test_what_does_not_fit_the_context(case: Case, tmp_path: Path) -> None:
     fits, too_long = [7] * (CONTEXT - 4), [7] * (CONTEXT - 3)
     found = case.engine.logprobs([fits, too_long, [7]], [[8, 9, 10]] * 3)
@@ -282,7 +296,7 @@ def _no_weights(folder: Path) -> None:
 @pytest.mark.parametrize("engine", [VllmEngine, StandInEngine])
 def test_an_engine_has_the_protocol_s_methods(engine: type) -> None:
     methods = {name: method for name, method in vars(Engine).items() if inspect.isfunction(method) and name[0] != "_"}
-    assert methods.keys() == {"pid", "progress", "generate", "logprobs", "load_weights", "held", "close"}
+    assert methods.keys() == {"pid", "progress", "generate", "logprobs", "score", "load_weights", "held", "close"}
     for name, method in methods.items():
         both = (method, getattr(engine, name))
         theirs, ours = ([(p.name, p.default) for p in inspect.signature(of).parameters.values()] for of in both)
@@ -344,6 +358,7 @@ def test_an_engine_that_is_closed_serves_nobody(case: Case, tmp_path: Path) -> N
     for ask in (
         lambda: case.engine.generate(shard_of(tmp_path), GREEDY),
         lambda: scored(case),
+        lambda: case.engine.score([[1]], [[2]]),
         lambda: case.engine.load_weights(str(case.other)),
         lambda: case.engine.held(),
     ):

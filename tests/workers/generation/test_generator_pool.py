@@ -17,6 +17,7 @@ import ray
 
 from orchestrator.config import Generate
 from orchestrator.errors import NoRoom
+from orchestrator.records.harness import REQUESTS
 from orchestrator.records.rows import PROMPTS, SAMPLES, SamplingPlan, Shard
 from tests.support.local_ray import local_ray
 from tests.support.placements import ForEngines
@@ -112,6 +113,36 @@ def test_what_was_finished_before_an_engine_died_is_not_drawn_again(tmp_path: Pa
     assert lost.startswith("engine 0: the engine stopped: OutOfMemoryError('CUDA out of memory")
     assert "generate.max_num_seqs" in lost
     assert not partial_files(tmp_path)
+
+
+def requests_of(folder: Path, *prompts: Sequence[int], size: int = 2) -> list[Shard]:
+    """Shards of so many requests: prompts, each with a completion of two tokens that its last one foretells."""
+    rows = [(str(i), [*prompt], [prompt[-1] + 1, prompt[-1] + 2]) for i, prompt in enumerate(prompts)]
+    columns = dict(zip(REQUESTS.names, map(list, zip(*rows, strict=True)), strict=True))
+    write_table(pa.table(columns, schema=REQUESTS), folder / "requests.parquet")
+    starts = range(0, len(rows), size)
+    source, stop = str(folder / "requests.parquet"), len(rows)
+    return [Shard(i, source, s, min(s + size, stop), str(folder / f".{i}.parquet-e1")) for i, s in enumerate(starts)]
+
+
+def test_completions_are_scored_once_each_whatever_becomes_of_the_engines(tmp_path: Path) -> None:
+    shards = requests_of(tmp_path, [1, 2], [3, 4], [13, 6], [5, 6, 7], [8])
+    with pool_of(tmp_path, engines=2) as pool:
+        facts = {shard.index: facts for shard, facts in pool.score(shards)}
+    rows = [row for shard in shards for row in pq.read_table(shard.output).to_pylist()]
+    assert rows == [{"prompt_id": str(i), "logprob": -2.0, "greedy": True} for i in range(5)]
+    assert [facts[i]["requests"] for i in range(3)] == [2, 2, 1] and facts[2]["tokens"] == 3
+    [lost] = [reason for told in facts.values() for reason in told.get("engines_lost", [])]
+    assert "OutOfMemoryError" in lost
+
+
+def test_requests_that_take_down_every_engine_end_the_pass(tmp_path: Path) -> None:
+    (tmp_path / "always").touch()
+    with (
+        pool_of(tmp_path) as pool,
+        pytest.raises(GenerationFailed, match=r"requests 2 to 3 of .* taken down 3 engines"),
+    ):
+        list(pool.score(requests_of(tmp_path, [1, 2], [3, 4], [13, 6], [5, 6])))
 
 
 def test_an_engine_that_was_given_up_writes_where_nobody_looks(tmp_path: Path) -> None:

@@ -493,3 +493,21 @@ def test_an_audit_asks_every_grader_and_changes_no_verdict(tmp_path: Path) -> No
     rows = pq.read_table(shard.output, schema=VERDICTS).to_pylist()
     assert dict(rows[1]["opinions"]) == audited[1].opinions
     assert rows[3]["opinions"] is None
+
+
+def test_a_problem_without_a_gold_answer_has_no_verdict() -> None:
+    """Whatever the answer is, and whether there is one."""
+    items = [
+        ("", "Final answer: 7", "stop"),
+        ("7", "Final answer: 7", "stop"),
+        ("", "none", "stop"),
+        ("", "x", "length"),
+    ]
+    with GraderPool(Grade(processes=1, graders=["exact", "number"])) as pool:
+        graded = pool.grade(items)
+    assert [(one.verdict, one.cause) for one in graded] == [
+        ("ungradable", "gold"),
+        ("correct", None),
+        ("ungradable", "gold"),
+        ("ungradable", "truncated"),
+    ]
