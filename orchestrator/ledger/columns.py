@@ -109,7 +109,7 @@ def _require_columns(file: Path, size: int, needed: Sequence[str]) -> None:
         metadata = pq.read_metadata(file)
         schema = metadata.schema.to_arrow_schema()
         _refuse_a_bomb(file, metadata, size)
-        empty = _with_nulls(file, schema)
+        empty = _with_nulls(file, metadata, schema)
     except MemoryError:
         raise
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -129,18 +129,36 @@ def _require_columns(file: Path, size: int, needed: Sequence[str]) -> None:
         raise Damaged(f"{file}: its column `{empty}` has rows without a value, and none may be without. {_CURE}")
 
 
-def _with_nulls(file: Path, schema: pa.Schema) -> str | None:
-    """A column that has nulls, though by each schema it has none. Files of ours say themselves that they have none
-    there, and the parquet library sees to it: no row of them is read."""
-    names = [field.name for field in schema if field.nullable and field.name in _NEVER_NULL]
+def _with_nulls(file: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> str | None:
+    """A column that has nulls, though by each schema it has none, or nulls among numbers such as token ids. Files of
+    ours say themselves that they have none, and the parquet library sees to it: of those no row is read, but where
+    some list has no numbers."""
+    loose = {field.name for field in schema if field.nullable and field.name in _NEVER_NULL}
+    names = loose | {
+        field.name for field in schema if _is_numbers(field.type) and _may_have_holes(metadata, field.name)
+    }
     if not names:
         return None
     with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(batch_size=1024, columns=names):
+        for batch in parquet.iter_batches(batch_size=1024, columns=sorted(names)):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                if column.null_count:
+                if (name in loose and column.null_count) or (_is_numbers(column.type) and column.flatten().null_count):
                     return str(name)
     return None
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    return _kind(kind) in ("lists of integers", "lists of numbers")
+
+
+def _may_have_holes(metadata: pq.FileMetaData, name: str) -> bool:
+    """Whether statistics do not rule out a null in the lists of a column; a list without values counts as one there."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for said in (group.column(at) for at in range(group.num_columns)):
+            if said.path_in_schema.partition(".")[0] == name and (not said.statistics or said.statistics.null_count):
+                return True
+    return False
 
 
 def require_masks(file: Path) -> None:

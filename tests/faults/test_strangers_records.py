@@ -371,6 +371,19 @@ def test_a_table_without_values_is_named(forked: Path, tmp_path: Path, part: sli
     assert named
 
 
+def test_a_null_among_token_ids_is_named(forked: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(forked, tmp_path / "run"))
+    record, path, name = next(found for found in tables(forked, 1) if found[1].name == "pairs")
+    table = pq.read_table(forked / path / name)
+    at, kind = table.schema.names.index("prompt_token_ids"), table.schema.field("prompt_token_ids")
+    commit_instead(
+        run, record, path, name, table.set_column(at, kind, pa.array([[7, None]] * table.num_rows, kind.type))
+    )
+    assert broken_by(run, tmp_path) == []
+    with pytest.raises(Damaged, match="its column `prompt_token_ids` has rows without a value"):
+        require_columns(run / path / name, run)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("source", ["steps", "steps, judge", "dataset", "judge", "gold", "hints", "waves"])
 def test_no_record_of_another_source_breaks_a_command(shelf: Shelf, source: str, tmp_path: Path, space: Path) -> None:
