@@ -10,53 +10,32 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Required
 
-from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from pydantic import Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
 from orchestrator.errors import Damaged
-
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Version = Annotated[int, Field(ge=1, le=10**6)]
-Seconds = Annotated[float, Field(ge=0, le=1e10)]
-Rate = Annotated[float, Field(ge=0, le=1e15)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Nats = Annotated[float, Field(ge=-1e15, le=1e15)]
-
-
-_CONFIG = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-"""No conversions, and facts of other versions are let be."""
-
+from orchestrator.ledger.fact_figures import (
+    CONFIG,
+    Count,
+    Figures,
+    HarnessTask,
+    Nats,
+    Probe,
+    Rate,
+    RepeatedFigures,
+    RewardFigures,
+    Seconds,
+    Share,
+    Trend,
+    Version,
+)
 
 Executed = bool | int | float | str | None | list[Any] | dict[str, Any]
 """The value of a setting, by its key in the job, that says how a step was executed; or what a machine made of one that
 was left to it."""
 
 
-@with_config(_CONFIG)
-class Trend(TypedDict, total=False):
-    """What became of a metric in training: see counts.trend."""
-
-    first: Required[Nats]
-    last: Required[Nats]
-    error: Annotated[float, Field(ge=0, le=1e15)]
-
-
-@with_config(_CONFIG)
-class RewardFigures(TypedDict, total=False):
-    """What a reward model gives the samples of a round: see rounds/scoring.figures."""
-
-    rewarded: Required[Count]
-    mean: Nats
-    deviation: Annotated[float, Field(ge=0, le=1e15)]
-    quantiles: dict[str, Nats]
-    right: Nats
-    wrong: Nats
-    agreement: Share
-    error: Annotated[float, Field(ge=0, le=1)]
-    prompts: Count
-
-
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class Facts(TypedDict, total=False):
     """Of any step. A fact means the same in all steps that have it, unless their own model says otherwise."""
 
@@ -182,33 +161,7 @@ class Facts(TypedDict, total=False):
     combined: RewardFigures
 
 
-@with_config(_CONFIG)
-class Figures(TypedDict, total=False):
-    """A split's figures in an evaluation."""
-
-    problems: Required[Count]
-    correct: Required[Count]
-    accuracy: Required[Share]
-    low: Required[Share]
-    high: Required[Share]
-    mean_tokens: Rate
-    truncated: Count
-    unreadable: Count
-    failed: Count
-    gold: Count
-    changed: Count
-
-
-@with_config(_CONFIG)
-class Probe(TypedDict, total=False):
-    """How engine and trainer agree, in nats a token."""
-
-    mean_difference: Required[Annotated[float, Field(ge=0, le=1e15)]]
-    tokens: Count
-    completions: Count
-
-
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class EvaluationFacts(Facts, total=False):
     """How a model answered the problems of each split, and how engine and trainer agree on it."""
 
@@ -218,58 +171,14 @@ class EvaluationFacts(Facts, total=False):
     probe: Probe | None
 
 
-@with_config(_CONFIG)
-class ShareFacts(TypedDict):
-    """A share of problems, with its interval."""
-
-    share: Share
-    low: Share
-    high: Share
-
-
-@with_config(_CONFIG)
-class RepeatedFigures(TypedDict, total=False):
-    """A set that was answered several times; `pass_at` is by the number of samples."""
-
-    problems: Required[Count]
-    samples: Required[Count]
-    truncated: Count
-    unreadable: Count
-    failed: Count
-    gold: Count
-    mean_tokens: Rate
-    majority: Required[ShareFacts]
-    pass_at: Required[dict[str, ShareFacts]]
-
-
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class RepeatedFacts(Facts, total=False):
     """Held-out problems that were answered several times, by the name of their set."""
 
     sets: Required[dict[str, RepeatedFigures]]
 
 
-@with_config(_CONFIG)
-class HarnessFigure(TypedDict, total=False):
-    """A figure with its standard error."""
-
-    value: Required[float]
-    error: float
-
-
-@with_config(_CONFIG)
-class HarnessTask(TypedDict, total=False):
-    """A task or group; see rounds/harness.py."""
-
-    figures: Required[dict[str, HarnessFigure]]
-    documents: Count
-    shots: Count
-    version: str
-    within: str
-    asked: str
-
-
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class HarnessFacts(Facts, total=False):
     """What lm-evaluation-harness says of a model."""
 
@@ -277,7 +186,7 @@ class HarnessFacts(Facts, total=False):
     tasks: Required[dict[str, HarnessTask]]
 
 
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class PromptsFacts(Facts, total=False):
     """Numbers of prompts, or of problems that are kept, by split."""
 
@@ -289,7 +198,7 @@ class PromptsFacts(Facts, total=False):
     revisions: dict[str, str | None]
 
 
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class LocatedFacts(Facts, total=False):
     """Of first wrong steps; most facts of this step are counts that it shares with others."""
 
@@ -297,7 +206,7 @@ class LocatedFacts(Facts, total=False):
     """Errors whose first wrong step is step 1; of a training, `first_step` is what was checked there."""
 
 
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class SourceFacts(TypedDict, total=False):
     """Pairs of one source or chunk of preference data, and how many were left out, by reason."""
 
@@ -311,28 +220,28 @@ class SourceFacts(TypedDict, total=False):
     seen: Count
 
 
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class PreferencesFacts(Facts, total=False):
     """Preference data as read, by source."""
 
     sources: list[SourceFacts]
 
 
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class ChunksFacts(Facts, total=False):
     """Preference data as token ids, by chunk."""
 
     chunks: list[SourceFacts]
 
 
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class RegradedFacts(Facts, total=False):
     """Earlier evaluations by the graders of now, by the step they are from."""
 
     evaluations: dict[str, Figures]
 
 
-@with_config(_CONFIG)
+@with_config(CONFIG)
 class ModelFacts(TypedDict, total=False):
     """Where a model is from that the run keeps: the Hub, or another run."""
 

@@ -272,9 +272,7 @@ class Context:
 
     def fixed_reference(self) -> Model | None:
         """The model that the job's `reference` names, which the run has kept; None where it names none."""
-        if self.job.fixed_reference is None:
-            return None
-        return self.kept_model("baseline/reference")
+        return None if self.job.fixed_reference is None else self.kept_model("baseline/reference")
 
     def kept_model(self, name: str) -> Model:
         """A model that the run has kept, by the step that did."""
