@@ -287,6 +287,16 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
             yield above + key, value
 
 
+BELOW: Mapping[type[Settings], tuple[str, type[Settings]]] = {
+    Data: ("`{}.curriculum`", Curriculum),
+    Reward: ("Each of `{}.models`", RewardModel),
+    Steps: ("`{}.process`", ProcessModel),
+    Generate: ("`{}.adapt_temperature`", AdaptTemperature),
+    Evaluate: ("`{}.harness`", Harness),
+}
+"""Sections that have a section below them, with its heading."""
+
+
 def _sections() -> Iterator[str]:
     for name, field in Job.file_fields().items():
         if model := model_of(field.annotation):
@@ -300,25 +310,11 @@ def _sections() -> Iterator[str]:
                 yield f"### Each of `{name}.tests`"
                 yield _paragraph(f"{HeldOut.__doc__} It has the keys of a source, and these:")
                 yield _table(HeldOut, without=Source)
-                yield f"### `{name}.curriculum`"
-                yield _paragraph(Curriculum.__doc__ or "")
-                yield _table(Curriculum)
-            if model is Reward:
-                yield f"### Each of `{name}.models`"
-                yield _paragraph(RewardModel.__doc__ or "")
-                yield _table(RewardModel)
-            if model is Steps:
-                yield f"### `{name}.process`"
-                yield _paragraph(ProcessModel.__doc__ or "")
-                yield _table(ProcessModel)
-            if model is Generate:
-                yield f"### `{name}.adapt_temperature`"
-                yield _paragraph(AdaptTemperature.__doc__ or "")
-                yield _table(AdaptTemperature)
-            if model is Evaluate:
-                yield f"### `{name}.harness`"
-                yield _paragraph(Harness.__doc__ or "")
-                yield _table(Harness)
+            if model in BELOW:
+                heading, below = BELOW[model]
+                yield f"### {heading.format(name)}"
+                yield _paragraph(below.__doc__ or "")
+                yield _table(below)
 
 
 def _table(model: type[Settings], without: type[Settings] = Settings) -> str:

@@ -17,9 +17,9 @@ import yaml
 
 from orchestrator import __version__
 from orchestrator.cli import main
-from orchestrator.config import AdaptTemperature, Curriculum, Data, Generate, Job, Source
+from orchestrator.config import Data, Job, Source
 from orchestrator.config.data import HeldOut
-from orchestrator.config.job_docs import ESSENTIAL, EXAMPLE, executing_keys, job_docs
+from orchestrator.config.job_docs import BELOW, ESSENTIAL, EXAMPLE, executing_keys, job_docs
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
 from orchestrator.config.own_methods import Row
@@ -57,13 +57,8 @@ def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
     for field in Job.file_fields().values():
         if (section := model_of(field.annotation)) is not None:
             expected += list(section.file_fields())
-            expected += (
-                [*_sets(), *Curriculum.model_fields]
-                if section is Data
-                else list(AdaptTemperature.model_fields)
-                if section is Generate
-                else []
-            )
+            expected += _sets() if section is Data else []
+            expected += list(BELOW[section][1].file_fields()) if section in BELOW else []
     assert [name for name, _ in described] == expected
     assert all(meaning for _, meaning in described), "a key without a docstring"
     assert all(f"`{key}`" in job_docs() for key in executing_keys(Job))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,14 +12,18 @@ from orchestrator.config.forms import FORMS, reads_reference
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.lineage import follow
 from orchestrator.sources.registry import SOURCES
-from tests.support.stand_ins import StandIns, make_project, run_job
+from tests.support.stand_ins import StandIns, make_project, make_reward_model, run_job
 
 OVERRIDES = {"robust": ["loss.smoothing=0.1"]}
 
 
 def run(folder: Path, form: str) -> tuple[StandIns, Ledger]:
     workers = StandIns()
-    run_job(make_project(folder, rounds=1), workers, f"loss.form={form}", *OVERRIDES.get(form, []))
+    changes: dict[str, Any] = {"pairs": {"rule": "best_rest"}} if FORMS[form].rows == "group" else {}
+    if FORMS[form].reads_scores:
+        make_reward_model(folder / "reward")
+        changes = {"reward": {"models": [{"model": "reward"}]}, "pairs": {"rule": "best_worst"}, "loss": {"nll": 0}}
+    run_job(make_project(folder, rounds=1, **changes), workers, f"loss.form={form}", *OVERRIDES.get(form, []))
     return workers, Ledger(folder / "run/ledger")
 
 
