@@ -71,8 +71,8 @@ class RewardModel(Settings):
 
 class Reward(Scoring):
     """Scores from reward models for `source: sample`: a sample's score is the weighted sum of its rewards, and
-    `pairs.rule` `best_worst`, `margin`, `best_rest` or `best` goes by it. Problems of `data.train` then need no gold answer. See
-    [rewards.md](rewards.md)."""
+    `pairs.rule` `best_worst`, `margin`, `best_rest` or `best` goes by it. Problems of `data.train` then need no gold
+    answer. See [rewards.md](rewards.md)."""
 
     models: Annotated[list[Annotated[RewardModel, Field()]], Field(min_length=1)]
     """The models, such as `[{model: models/reward}, {model: models/style, weight: 0.2}]`."""

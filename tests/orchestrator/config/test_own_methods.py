@@ -136,6 +136,8 @@ def test_the_rows_of_papers_that_come_with_ratchet_are_jobs(tmp_path: Path) -> N
         ({"settings": []}, "mine.yaml:2:3: mild.settings: must be a mapping of names to values (it is [])"),
         ("irpo", "mine.yaml:1:1: mild: must be a section of keys: paper, what, like, settings"),
         ({"settings": {"model": "m"}}, "mine.yaml:3:5: mild.settings.model: that is a job's own"),
+        ({"settings": {"reward": {"models": []}}}, "mine.yaml:4:7: mild.settings.reward.models: that is a job's own"),
+        ({"settings": {"evaluate": {"harness": {}}}}, "mild.settings.evaluate.harness: that is a job's own"),
         ({"settings": {"data": {"train": "t"}}}, "mine.yaml:4:7: mild.settings.data.train: that is a job's own"),
         (
             {"settings": {"loss": {"bta": 1}}},
