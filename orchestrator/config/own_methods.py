@@ -35,13 +35,8 @@ from orchestrator.files.named import named_path, real
 _OF_A_JOB = (
     *(("name",), ("model",), ("run_dir",), ("archive",)),
     *(("data", split) for split in ("train", "gate", "test", "tests")),
-    *(
-        ("stages", "sources"),
-        ("steps", "verdicts"),
-        ("steps", "process"),
-        ("reward", "models"),
-        ("evaluate", "harness"),
-    ),
+    *(("stages", "sources"), ("steps", "verdicts"), ("steps", "process")),
+    *(("reward", "models"), ("evaluate", "harness")),
 )
 """Keys that no method has: which model, which data, and where."""
 _ORDER = 3
