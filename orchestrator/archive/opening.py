@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 
 from orchestrator.archive.disk import DiskStore
@@ -35,8 +36,12 @@ def open_store(address: str) -> Store:
         package = str(known.get("class", "")).partition(".")[0]
         cure = f": pip install {package}" if package != "fsspec" else ""
         raise BadInput(
-            f"{without_password(address)}: a Python package is not installed here ({said(error)}){cure}"
+            f"archive: {without_password(address)}: a Python package is not installed here ({said(error)}){cure}"
         ) from error
     except ValueError as error:
-        raise BadInput(f"{without_password(address)}: nothing is known of {scheme}://; see fsspec's list") from error
+        near = difflib.get_close_matches(scheme, [*known_implementations], n=1)
+        hint = f"did you mean {near[0]}://?" if near else "such as s3://BUCKET/{name}, or a path from the root on"
+        raise BadInput(
+            f"archive: {without_password(address)}: fsspec knows no addresses that begin with {scheme}://; {hint}"
+        ) from error
     return ObjectStore(address, scheme)

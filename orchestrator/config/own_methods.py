@@ -28,9 +28,9 @@ from orchestrator.config.job import METHOD_NAME, Job, Method
 from orchestrator.config.methods import PRESETS, merged
 from orchestrator.config.words import wanted
 from orchestrator.config.yaml_text import read_yaml, text_of
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, cut
 from orchestrator.files.inside import run_around
-from orchestrator.files.named import named_path, real
+from orchestrator.files.named import is_there, named_path, real
 
 _OF_A_JOB = (
     *(("name",), ("model",), ("run_dir",), ("archive",)),
@@ -39,6 +39,8 @@ _OF_A_JOB = (
     *(("reward", "models"), ("evaluate", "harness")),
 )
 """Keys that no method has: which model, which data, and where."""
+_MOST_BELOW = 100
+"""Rows that build on one another."""
 _ORDER = 3
 """Of errors in a row: behind those of the job file, of overrides, and of what is missing."""
 
@@ -102,7 +104,7 @@ def place_of(method: str, beside: Path, where: str) -> tuple[Path, str]:
         raise BadInput(f"{where}: {method!r}: write `FILE#NAME`, such as `my_methods.yaml#mine`")
     named = named_path(file, where)
     places = list(dict.fromkeys((real(beside).parent / named, named)))
-    found = next((place for place in places if place.exists()), None)
+    found = next((place for place in places if is_there(place)), None)
     if found is None:
         raise BadInput(f"{where}: {file!r} does not exist: nothing at {' nor at '.join(map(str, places))}")
     return found, name
@@ -137,7 +139,7 @@ class _Methods:
             raise BadInput(f"{file}: a file of methods is a mapping of names to rows, such as `mine: {{like: irpo}}`")
 
     def method(self, name: str) -> OwnMethod:
-        row = self._row(name, f"{self._file}: there is no method `{name}`")
+        row = self._row(name, str(self._file))
         settings, origins = self._with_all_below(name, row, (name,))
         return OwnMethod(name, self._file, row.paper, row.what, settings, origins)
 
@@ -145,9 +147,10 @@ class _Methods:
         near = next((self._positions[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self._positions), (1, 1))
         return f"{self._file}:{near[0]}:{near[1]}"
 
-    def _row(self, name: str, unknown: str) -> Row:
+    def _row(self, name: str, where: str, also: Mapping[str, Any] | None = None) -> Row:
+        """`also` might have been meant in the place `where` it is named."""
         if name not in self._rows:
-            raise BadInput(f"{unknown}{_nearest(name, self._rows)}")
+            raise BadInput(f"{where}: there is no method `{cut(name)}`{_nearest(name, {**self._rows, **(also or {})})}")
         if name in PRESETS:
             raise BadInput(f"{self._place(name)}: `{name}` is a method of Ratchet: give this one another name")
         if not re.fullmatch(METHOD_NAME, name):
@@ -165,7 +168,8 @@ class _Methods:
                 yield f"{place}: must be a section of keys: {', '.join(Row.model_fields)}"
             elif problem["type"] != "extra_forbidden":
                 field = Row.model_fields[key]
-                yield f"{place}: must be {wanted(field.annotation, field.metadata)} (it is {problem['input']!r})"
+                given = cut(repr(problem["input"]))
+                yield f"{place}: must be {wanted(field.annotation, field.metadata)} (it is {given})"
             elif key == "method":
                 yield f"{place}: {_NO_METHOD}"
             elif key in Job.file_fields():
@@ -186,8 +190,11 @@ class _Methods:
             if row.like in through:
                 circle = "`, which is like `".join((*through[through.index(row.like) :], row.like))
                 raise BadInput(f"{place}: `{circle}`: one of them must build on something else, or on nothing")
-            known = {**self._rows, **PRESETS}
-            other = self._row(row.like, f"{place}: there is no method `{row.like}`{_nearest(row.like, known, '')}")
+            if len(through) == _MOST_BELOW:
+                raise BadInput(
+                    f"{place}: `{through[0]}` is like {_MOST_BELOW} others, each like the next: say more in fewer"
+                )
+            other = self._row(row.like, place, PRESETS)
             below, origins = self._with_all_below(row.like, other, (*through, row.like))
         settings, own = self._settings(name, row, str(below.get("source", "sample")))
         return merged(below, settings), origins | own
@@ -213,11 +220,10 @@ class _Methods:
 _NO_METHOD = "a row names no method: what it builds on is its `like`, such as `like: irpo`"
 
 
-def _nearest(name: str, known: Mapping[str, Any], usual: str | None = None) -> str:
-    near = difflib.get_close_matches(name, list(map(str, known)), n=1)
-    if near:
-        return f"; did you mean `{near[0]}`?"
-    return f"; known here: {', '.join(map(str, known)) or 'none'}" if usual is None else usual
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    names = [cut(str(one)) for one in known]
+    near = difflib.get_close_matches(cut(name), names, n=1)
+    return f"; did you mean `{near[0]}`?" if near else f"; known here: {cut(', '.join(names)) or 'none'}"
 
 
 def unknown_method(document: Mapping[str, Any]) -> bool:

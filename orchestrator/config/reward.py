@@ -41,6 +41,10 @@ class Scoring(Settings):
     """Seconds without a scored answer after which a process is taken for hung and replaced."""
 
 
+MOST_WEIGHT = 1e30
+"""Of a reward model."""
+
+
 class RewardModel(Settings):
     """A reward model, and what it counts."""
 
@@ -66,6 +70,8 @@ class RewardModel(Settings):
     def _counts(cls, value: float) -> float:
         if not value:
             raise ValueError("0 counts nothing: leave the model out, or give it a weight")
+        if abs(value) > MOST_WEIGHT:
+            raise ValueError(f"of more than {MOST_WEIGHT:g}, sums are no numbers any more: divide all weights alike")
         return value
 
 

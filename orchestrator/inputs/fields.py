@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import string
@@ -107,16 +108,27 @@ def gold_of(value: Any, what: str, marker: str | None, key: str, reading: int = 
     return joined(golds)
 
 
+@functools.lru_cache(maxsize=8)
+def _parsed(template: str) -> tuple[tuple[str, str | None, str | None, str | None], ...]:
+    """A template, which all rows of a job share, in its parts."""
+    return tuple(string.Formatter().parse(template))
+
+
 def fill(template: str, row: Mapping[str, Any], key: str, place: str, reading: int = PROBLEM_READING) -> str:
     """Replace `{field}`; nothing but plain names is understood, so that data never steers formatting."""
-    parts = []
+    parts, texts, room = list[str](), dict[str, str](), LONGEST_LINE
     try:
-        for literal, field, spec, conversion in string.Formatter().parse(template):
+        for literal, field, spec, conversion in _parsed(template):
             parts.append(literal)
             if field is not None:
                 if spec or conversion or not re.fullmatch(r"\w+", field):
                     raise ValueError(f"{{{field}}} is not a plain field name")
-                parts.append(text_of(row, field, key, place, reading))
+                if field not in texts:
+                    texts[field] = text_of(row, field, key, place, reading)
+                parts.append(texts[field])
+                room -= len(texts[field])
+                if room < 0:
+                    raise BadInput(f"{place}: {key}: its text is longer than {LONGEST_LINE >> 20} MiB; no prompt is")
     except ValueError as error:
         raise BadInput(f"{key}: {error}. Write {{field}}, and {{{{ or }}}} for plain braces.") from error
     return "".join(parts)

@@ -49,7 +49,9 @@ def open_run(run_dir: Path) -> Ledger:
         ledger = Ledger(run_dir / "ledger")
         if ledger.records:
             return ledger
-    if not run_dir.exists():
+    if (run_dir / "ledger").is_dir():
+        what = "its ledger has no record yet: its driver was killed as it began, or begins. `ratchet run JOB` begins it"
+    elif not run_dir.exists():
         what = "no such run"
     elif run_dir.is_dir():
         what = "not a run: it has no ledger"

@@ -32,6 +32,8 @@ from orchestrator.rounds.round import GradedSamples, NoPairs, Round
 from orchestrator.rounds.scoring import Rewarded, Scale, ScoringRule, Tally, score
 
 KEYS = ("prompt_id", "sample_index")
+_LARGEST = 3.5e38
+"""Of a reward: models compute in 32 bits at most. What is larger is somebody's edit, and its square is no number."""
 _COUNTS = ("answers", "rewarded", *REWARD_CAUSES, "tokens")
 
 
@@ -209,10 +211,14 @@ def rewarded(shard: Shard) -> list[Rewarded]:
 
     Raises:
         RatchetError: verdicts or rewards are not those of its samples.
+        Damaged: a reward is no number that a model can give.
     """
     table = read_table(shard.samples, columns=[*KEYS, "finish_reason"])
     verdicts = _in_order(table, shard.verdicts, "verdict").to_pylist()
     rewards = [_in_order(table, file, "reward").to_pylist() for file in shard.rewards]
+    for file, given in zip(shard.rewards, rewards, strict=True):
+        if any(reward is not None and not abs(reward) <= _LARGEST for reward in given):  # NaN is neither
+            raise Damaged(f"{file}: some of its rewards are no numbers that a model gives. Restore it from a copy.")
     right = [{"correct": True, "wrong": False}.get(verdict) for verdict in verdicts]
     keys = (table[name].to_pylist() for name in KEYS)
     ended = [reason == "stop" for reason in table["finish_reason"].to_pylist()]

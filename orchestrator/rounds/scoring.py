@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -118,7 +119,8 @@ def figures(rewards: Sequence[float], beside: Mapping[str, tuple[Sequence[float]
 
 def _agreement(right: Sequence[float], wrong: Sequence[float]) -> float:
     """The share of pairs of a right and a wrong sample in which the right one has the higher reward."""
-    above = sum((a > b) + 0.5 * (a == b) for a in right for b in wrong)
+    ordered = sorted(wrong)  # a stranger's run may say that all its samples are of one prompt
+    above = sum(bisect_left(ordered, one) + bisect_right(ordered, one) for one in right) / 2
     return above / (len(right) * len(wrong))
 
 

@@ -182,6 +182,14 @@ def rewards_project(folder: Path) -> Path:
     return job
 
 
+def curriculum_project(folder: Path) -> Path:
+    """Prompts drawn by their pass rates, and each model asked the tasks of a harness."""
+    generate = {"samples": 4, "max_tokens": 8, "shard_prompts": 3}
+    curriculum = {"curriculum": {"lowest": 0.3, "highest": 0.8, "others": 0.3}}
+    evaluate = {"harness": {"tasks": ["arc"]}}
+    return small_project(folder, **PLAIN | {"generate": generate, "data": DATA | curriculum, "evaluate": evaluate})
+
+
 SAMPLE = "sample"
 KINDS = {
     SAMPLE: Kind(small_project, half=("train", 3)),
@@ -195,4 +203,5 @@ KINDS = {
     "hints": Kind(star_project, HintedWorkers),
     "waves": Kind(waves_project),
     "rewards": Kind(rewards_project),
+    "curriculum": Kind(curriculum_project),
 }

@@ -51,7 +51,7 @@ def state_of(run: Path) -> str:
     try:
         return str(status(run)["state"])
     except BadInput as no_run:
-        assert "no ledger" in str(no_run) or "no such run" in str(no_run)
+        assert any(said in str(no_run) for said in ("no ledger", "no such run", "no record yet"))
         return "none"
 
 

@@ -24,6 +24,7 @@ KILLED = {
     "hints": (79, 1),
     "waves": (97, 1),
     "rewards": (89, 1),
+    "curriculum": (83, 1),
 }
 MORE = {
     SAMPLE: (STRIDE, 1),
@@ -36,6 +37,7 @@ MORE = {
     "hints": (None, 3),
     "waves": (None, 3),
     "rewards": (None, 3),
+    "curriculum": (None, 3),
 }
 
 

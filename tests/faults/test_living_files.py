@@ -93,6 +93,20 @@ LIVING: dict[str, list[tuple[str, tuple[str, int]]]] = {
         ("rounds/01/judged/verdicts/00000.parquet", ("grade", 6)),
         ("baseline/reference/model.safetensors", ("train", 1)),
     ],
+    "rewards": [
+        ("baseline/reward/1/model.safetensors", ("reward", 2)),
+        ("baseline/reward/2/model.safetensors", ("reward", 2)),
+        ("rounds/01/rewards/00000.parquet", ("reward", 3)),
+        ("rounds/01/verdicts/00000.parquet", ("reward", 1)),
+    ],
+    "steps, process": [
+        ("baseline/process/model.safetensors", ("reward", 1)),
+        ("rounds/01/errors/00000.parquet", ("reward", 1)),
+    ],
+    "curriculum": [
+        ("rounds/01/verdicts/00000.parquet", ("harness", 2)),
+        ("rounds/01/checkpoint/model.safetensors", ("harness", 2)),
+    ],
 }
 """Of each source, files with the piece of work that begins when they are changed: some are in use then, and others are
 used later."""

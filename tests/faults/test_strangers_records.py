@@ -282,6 +282,19 @@ def test_no_record_breaks_a_command(forked: Path, tmp_path: Path, part: slice) -
     sweep(forked, tmp_path, part, "sample")
 
 
+def test_a_limit_that_no_column_of_integers_holds_breaks_no_command(forked: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(forked, tmp_path / "run"))
+    changed_records = 0
+    for record in Ledger(run / "ledger").records:
+        if record.kind == "config":
+            seal(
+                run / f"ledger/{record.number:08d}.json",
+                data=changed(record.data, ("job", "train", "max_tokens"), HUGE),
+            )
+            changed_records += 1
+    assert changed_records and broken_by(run, tmp_path) == []
+
+
 def go_on(run: Path) -> None:
     """Drive a run that has nothing left to do: all that is committed is looked at."""
     drive(resumed(run), lambda _: None, [], lambda _job, _logs: StandIns(gain=0.1, steps=2, peak=1), ask=all_read)
@@ -384,9 +397,13 @@ def test_a_null_among_token_ids_is_named(forked: Path, tmp_path: Path) -> None:
         require_columns(run / path / name, run)
 
 
+STRIDES = dict.fromkeys(["steps", "steps, judge", "dataset", "judge", "gold", "hints", "waves"], 7)
+STRIDES |= dict.fromkeys(["steps, process", "rewards", "curriculum"], 71)
+
+
 @pytest.mark.faults
-@pytest.mark.parametrize("source", ["steps", "steps, judge", "dataset", "judge", "gold", "hints", "waves"])
+@pytest.mark.parametrize("source", STRIDES)
 def test_no_record_of_another_source_breaks_a_command(shelf: Shelf, source: str, tmp_path: Path, space: Path) -> None:
     run = space / "run"
     shutil.copytree(shelf.calm(source).run, run)
-    sweep(run, tmp_path, slice(None, None, 7), source)
+    sweep(run, tmp_path, slice(None, None, STRIDES[source]), source)

@@ -198,11 +198,18 @@ def templated(tokenizer: Any, messages: list[dict[str, str]], date: str | None, 
     """
     today = {} if date is None else {"strftime_now": datetime.fromisoformat(date).strftime}
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation, **today))
+    if len(text) > MOST_WRITTEN:
+        raise ValueError(f"it writes {len(text):,} characters, and at most {MOST_WRITTEN:,} are read")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise NoText(repr(text[error.start])) from error
     return text
+
+
+MOST_WRITTEN = 1 << 26
+"""Characters of a text that a chat template writes: a few times as many as a row of data can have. Tokenising more
+takes gigabytes, and hours."""
 
 
 class NoText(Exception):

@@ -8,6 +8,7 @@ and importing it takes ten seconds.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -368,9 +369,21 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(findings, name) for name in told}
 
 
+def _limit_memory() -> None:
+    """A chat template is a program of the model's, and may ask for all memory of the machine."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = MOST_MEMORY if hard == resource.RLIM_INFINITY else min(MOST_MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+MOST_MEMORY = 8 << 30
+"""Bytes of the process that looks at prompts."""
+
+
 def main() -> None:
     """Answer the request of the input."""
     end_with_parent()
+    _limit_memory()
     sys.modules["torch"] = None  # type: ignore[assignment]  # makes transformers do without
     json.dump(answer(json.load(sys.stdin)), sys.stdout)
 

@@ -146,7 +146,7 @@ def _trained_on(reader: RunReader, number: int, most: int | None, grouped: bool)
             table = table_of(file, ["pair_id", *known, *_IDS.values()])
             sides = [pc.fill_null(pc.list_value_length(table[_IDS[side]]), 0) for side in ("chosen", "rejected")]
             longest = pc.add(pc.list_value_length(table["prompt_token_ids"]), pc.max_element_wise(*sides))
-            kept = table if most is None else table.filter(pc.less_equal(longest, most))
+            kept = table if most is None else table.filter(pc.less_equal(longest, min(most, 2**31 - 1)))  # of 32 bits
             names, ids = kept["pair_id"].to_pylist(), kept["prompt_token_ids"].to_pylist()
             units = Units().add(groups_in(kept) if grouped else [None] * kept.num_rows)
             for row in units:

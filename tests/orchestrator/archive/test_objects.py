@@ -13,6 +13,7 @@ from fsspec.utils import infer_storage_options
 
 from orchestrator.archive.opening import open_store
 from orchestrator.archive.store import Unreachable
+from orchestrator.errors import BadInput
 
 
 class OnAHost(LocalFileSystem):  # type: ignore[misc]
@@ -41,6 +42,12 @@ def test_a_store_gets_the_host_that_its_address_names(tmp_path: Path) -> None:
     assert (tmp_path / "archive/archive.json").read_bytes() == b"{}" == store.read("archive.json", 0, 2)
     told = store.told("archive.json")
     assert told and told.size == 2 and store.told("none.json") is None
+
+
+@pytest.mark.parametrize(("address", "cure"), [("s3s://b/x", r"did you mean s3://\?"), ("nosuch://x", "such as s3://")])
+def test_an_address_of_no_known_kind_is_told_by_its_key(address: str, cure: str) -> None:
+    with pytest.raises(BadInput, match=rf"^archive: {address}: fsspec knows no addresses .*://; {cure}"):
+        open_store(address)
 
 
 def test_a_host_that_does_not_answer_is_no_place_without_an_archive() -> None:

@@ -39,6 +39,7 @@ def job(**changes: Any) -> Job:
         ({"reward": {"models": MODELS * 2}}, "has 'reward' twice: give it once, with the sum of the weights"),
         ({"reward": {"models": []}}, "at least 1 item"),
         ({"reward": {"models": [{"model": "reward", "weight": 0}]}}, "0 counts nothing"),
+        ({"reward": {"models": [{"model": "reward", "weight": -1e300}]}}, "sums are no numbers any more"),
         ({"reward": {"models": [{"model": "run:sft"}]}}, "name a folder or a model on the Hub"),
         ({"pairs": {"rule": "best"}}, "none to imitate gold solutions or samples: set `loss.dpo: 0` and `loss.nll: 1`"),
         (IMITATE | {"reward": None}, "give `reward`, or set `pairs.rule: correct`"),

@@ -93,6 +93,14 @@ def test_the_demos_jobs_are_sound(job: str) -> None:
 # What is refused
 
 
+def test_a_chat_template_does_not_get_all_memory_of_the_machine(tmp_path: Path) -> None:
+    greedy = "{{ 'x' * 9000000000 }}" + CHATML
+    file = load_job(make_project(tmp_path, model="model"), ["data.chat=true"])
+    model = byte_level(tmp_path / "model", **CHAT | {"chat_template": greedy})
+    seen = preview(file.job, model, read_all_problems(file), [], rendered)
+    assert "cannot take the messages (MemoryError)" in str(seen.refusals)
+
+
 @pytest.mark.parametrize(
     ("overrides", "model", "said"),
     [

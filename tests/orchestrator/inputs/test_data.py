@@ -118,6 +118,16 @@ def test_missing_and_unknown_files(tmp_path: Path) -> None:
         read(jsonl(tmp_path / "a.parquet", ROWS))
 
 
+def test_a_template_of_a_hundred_thousand_fields_is_filled_or_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    rows = [{"id": "p", "question": "why? " * size, "answer": "1"} for size in (1, 1000)]
+    path.write_text(json.dumps(rows[0]) + "\n")
+    assert read(path, template="{question}" * 100_000)[0].text == "why? " * 100_000
+    path.write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(BadInput, match=r"line 1: data\.template: its text is longer than 16 MiB"):
+        read(path, template="{question}" * 100_000)
+
+
 def test_templates_know_plain_fields_only(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ROWS)
     for template in ("{question.__class__}", "{question!r}", "{question:>9}", "{", "{0[x]}"):

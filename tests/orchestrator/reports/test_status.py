@@ -159,6 +159,9 @@ def test_no_such_run_names_those_nearby(tmp_path: Path) -> None:
     (tmp_path / "runs" / "file").write_text("")
     with pytest.raises(BadInput, match="a run is a folder"):
         status(tmp_path / "runs" / "file")
+    (tmp_path / "begins/ledger").mkdir(parents=True)
+    with pytest.raises(BadInput, match=r"its ledger has no record yet: .* `ratchet run JOB` begins it"):
+        status(tmp_path / "begins")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="holds no runs"):
         status(tmp_path / "empty" / "x" / "y")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,16 @@ def another_loser(table: list[dict[str, Any]]) -> None:
     pair["rejected_sample"] = next(i for i in range(4) if i not in (pair["chosen_sample"], pair["rejected_sample"]))
 
 
+def huge_rewards(table: list[dict[str, Any]]) -> None:
+    """Whose sum, and squares, no float holds."""
+    for row in table:
+        row["reward"] = 1e308
+
+
+def no_number(table: list[dict[str, Any]]) -> None:
+    table[0]["reward"] = math.nan
+
+
 def no_reward(table: list[dict[str, Any]]) -> None:
     table[0]["reward"] = None
 
@@ -182,6 +193,8 @@ def no_reward(table: list[dict[str, Any]]) -> None:
     [
         (REWARDS, edit_reward, "its scores are not those that the job makes of the rewards"),
         (REWARDS, edit_reward, "mean_reward is "),
+        (REWARDS, huge_rewards, "some of its rewards are no numbers that a model gives"),
+        (REWARDS, no_number, "some of its rewards are no numbers that a model gives"),
         (REWARDS, no_reward, "have both a reward and a cause why they have none, or neither"),
         ("rounds/01/scores/00000.parquet", edit_score, "its scores are not those that the job makes of the rewards"),
         ("rounds/01/scores/00000.parquet", edit_score, "its pairs are not those that the job makes of the samples"),

@@ -64,6 +64,12 @@ def test_agreement_is_the_area_under_the_curve_of_each_prompt() -> None:
     assert told["wrong"] == pytest.approx((0.5 + 0.4 + 0.0) / 3)
 
 
+def test_agreement_of_a_million_samples_that_are_said_to_be_of_one_prompt_takes_seconds() -> None:
+    """Each right one against each wrong one, it took days."""
+    sides = [float(n) for n in range(500_000)], [n + 0.5 for n in range(500_000)]
+    assert figures([1.0], {"p": sides})["agreement"] == pytest.approx(0.499999, abs=1e-9)
+
+
 def test_quantiles_lie_between_neighbours() -> None:
     told = figures([3.0, 1.0, 2.0, 4.0, 0.0], {})
     assert told["quantiles"] == {"5": pytest.approx(0.2), "25": 1.0, "50": 2.0, "75": 3.0, "95": pytest.approx(3.8)}

@@ -214,6 +214,12 @@ def test_a_chat_template_that_refuses_the_system_role_is_told_with_the_cure(tmp_
         run(tmp_path, dataclasses.replace(broken, system="Be brief."))
 
 
+def test_a_chat_template_that_writes_without_measure_is_refused_before_its_text_is_tokenised(tmp_path: Path) -> None:
+    model = str(byte_level(tmp_path / "model", chat_template="{{ 'x' * 70000000 }}" + CHATML, bos=False))
+    with pytest.raises(UnusableModel, match=r"cannot take the messages \(it writes 70,000,\d+ characters"):
+        run(tmp_path, dataclasses.replace(PLAN, model=model, chat=True))
+
+
 def test_a_template_that_asks_for_today_is_told_the_jobs_day(tmp_path: Path) -> None:
     model = str(byte_level(tmp_path / "model", chat_template=DATED + CHATML, bos=False))
     _, rows = run(tmp_path, dataclasses.replace(PLAN, model=model, chat=True, date="2024-07-26"))
