@@ -146,7 +146,7 @@ class _Methods:
         near = next((self._positions[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self._positions), (1, 1))
         return f"{self._file}:{near[0]}:{near[1]}"
 
-    def _row(self, name: str, where: str, also: Mapping[str, Any] | None = None) -> Row:
+    def _row(self, name: str, where: str, also: Mapping[Any, Any] | None = None) -> Row:
         """`also` might have been meant in the place `where` it is named."""
         if name not in self._rows:
             raise BadInput(f"{where}: there is no method `{cut(name)}`{_nearest(name, {**self._rows, **(also or {})})}")
