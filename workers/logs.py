@@ -11,6 +11,7 @@ names the file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -55,23 +56,34 @@ class _Log:
 _log: _Log | None = None
 
 
+def opened(path: str) -> int:
+    """A descriptor to write to the end of a file in the folder of a run, which is made; it follows no link there.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    folder = os.path.dirname(path)
+    for each in (os.path.dirname(folder), folder):  # the run's own, which may have been moved, is not made anew
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(each)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return file
+
+
 def keep(path: str) -> None:
     """Have this process, and what it starts, print into a file in the folder of a run. Where that cannot be opened, as
     on a node that does not see the folder, or is no regular file, all stays as it is."""
     global _log
     try:
-        folder = os.path.dirname(path)
-        for each in (os.path.dirname(folder), folder):  # the run's own, which may have been moved, is not made anew
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(each)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.open(path, flags, 0o666)
+        file = opened(path)
     except OSError as error:
         print(f"ratchet: cannot be written to {path}: {error.strerror}", flush=True)
         return
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            return
         print(f"ratchet: goes on in {path}", flush=True)
         sys.stderr.flush()
         for number in (1, 2):

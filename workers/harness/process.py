@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import RatchetError
+from workers import logs
 
 Answer = Callable[[dict[str, Any]], list[str]]
 """Has requests answered (the fields of orchestrator.records.harness.Asked); returns the files of the answers."""
@@ -74,10 +75,11 @@ def evaluate(request: Mapping[str, Any], answer: Answer, log: str | None) -> Non
         whatever `answer` raises.
     """
     with contextlib.ExitStack() as closing:
-        errors: IO[bytes] | int = subprocess.DEVNULL
+        errors = subprocess.DEVNULL
         if log is not None:
-            Path(log).parent.mkdir(parents=True, exist_ok=True)
-            errors = closing.enter_context(open(log, "ab"))
+            with contextlib.suppress(OSError):  # without its words it works as well
+                errors = logs.opened(log)
+                closing.callback(os.close, errors)
         process = subprocess.Popen(
             command("serve"),
             stdin=subprocess.PIPE,
@@ -91,7 +93,7 @@ def evaluate(request: Mapping[str, Any], answer: Answer, log: str | None) -> Non
         closing.callback(_end, process)
         assert process.stdin and process.stdout
         said = _talk(process.stdin, process.stdout, request, answer)
-        where = f" What it printed stands in {log}." if log else ""
+        where = "" if errors == subprocess.DEVNULL else f" What it printed stands in {log}."
         if said is None:
             raise RatchetError(f"evaluate.harness: the process of the tasks ended ({process.wait()}).{where}")
         if "failed" in said:
