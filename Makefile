@@ -36,6 +36,8 @@ IN_MEMORY = $(shell [ "$$(df --output=avail -B1G /dev/shm 2>/dev/null | tail -1)
 
 # One more than cores: many tests wait for a moment, for a process or for their own time limits.
 SIDE_BY_SIDE = $(shell echo $$(($$(nproc) + 1)))
+# What takes longest begins first, so that nothing of it is left over at the end.
+LONGEST = tests/hosts/test_round.py tests/real/test_real_irpo.py
 # What needs more than the quick tests. To collect all the others for these few takes half a minute a process.
 MARKED = $(shell grep -rlE "mark\.(real|hosts|browser)" --include='test_*.py' tests)
 
@@ -46,7 +48,8 @@ quick: lint  ## Quick checks: style, types, import rules, tests without the real
 
 test: quick  ## All tests but the slow suites
 	pytest -q -n $(SIDE_BY_SIDE) --dist worksteal -m "not full and not faults" tests/faults
-	pytest -q -n 2 --dist loadfile -m "(real or hosts or browser) and not full" $(MARKED)
+	pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "(real or hosts or browser) and not full" \
+	    $(LONGEST) $(MARKED)
 
 browser: setup  ## The dashboard's pages in a real browser; skipped where there is no Chromium with its driver
 	pytest -q -m browser tests/browser

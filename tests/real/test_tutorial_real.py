@@ -19,6 +19,7 @@ PAGE = (PROJECT / "docs/tutorial.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE, re.M | re.S)
 
 
+@pytest.mark.full
 def test_the_tutorial_leads_from_a_file_of_problems_to_a_loaded_model(tmp_path: Path) -> None:
     (tmp_path / "jobs").symlink_to(PROJECT / "jobs")
     programs = tmp_path / "bin"
