@@ -128,6 +128,16 @@ def test_keys(opened: Any) -> None:
     assert opened.execute_script("return document.activeElement.id") != "f-q"
 
 
+def test_figures_are_rounded_as_in_the_terminal_and_counts_have_whole_steps(opened: Any) -> None:
+    shares = [0.8125, 0.4375, 0.0625, 0.125, 1 / 3]  # of which some lie between two figures
+    assert opened.execute_script(f"return {shares}.map(percent)") == [f"{100 * share:.1f} %" for share in shares]
+    figures = of(opened, "figure.chart")
+    [counts] = [each for each in figures if each.text.startswith("Verdicts")]
+    [won] = [each for each in figures if each.text.startswith("Won and lost")]
+    for figure in (counts, won):
+        assert all(tick.text.isdigit() for tick in figure.find_elements("css selector", ".tick.end")), figure.text
+
+
 @pytest.mark.parametrize("width", [700, 1280])
 def test_nothing_is_wider_than_the_window(opened: Any, width: int) -> None:
     opened.set_window_size(width, 900)

@@ -6,7 +6,6 @@ classifier reads its number at the last token that is not the padding token, whi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,8 +80,3 @@ def _positions(model: torch.nn.Module) -> int | None:
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding) and module.padding_idx:
             return int(module.num_embeddings - module.padding_idx - 1)
     return None
-
-
-def finite(numbers: Sequence[float]) -> bool:
-    """Whether there is no NaN and no infinity among them."""
-    return all(abs(number) < float("inf") for number in numbers)

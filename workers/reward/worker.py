@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from orchestrator.records.parquet import Rows, read_table
 from orchestrator.records.rewards import REWARD_CAUSES, REWARDS, RewardCause, RewardPlan, RewardTask
 from workers.files import write_table
 from workers.logs import at_work
-from workers.reward.model import RewardModel, finite
+from workers.reward.model import RewardModel
 from workers.reward.reading import Question, Reader
 
 
@@ -92,7 +93,7 @@ def _scored(
     if cause is None and row.num_tokens > reader.longest:
         cause = "too_long"
     numbers = [] if cause else model.numbers(row)
-    if cause is None and not finite(numbers):
+    if cause is None and not all(map(math.isfinite, numbers)):
         cause = "not_finite"
     found: dict[str, Any] = {"num_tokens": row.num_tokens, "cause": cause, "reward": None, "step_rewards": None}
     if cause is None:

@@ -127,6 +127,16 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
 
 
+def test_what_is_printed_goes_through_no_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "run/logs/e1").mkdir(parents=True)
+    (log := tmp_path / "run/logs/e1/harness-0.log").symlink_to(tmp_path / "mine")
+    request = request_of(tmp_path, tasks=["there_is_none"], include_path=None)
+    with pytest.raises(RatchetError) as failed:  # with the extra or without
+        evaluate(request, lambda asked: [], str(log))
+    assert str(log) not in str(failed.value) and (tmp_path / "mine").read_text() == "mine"
+
+
 @needs_harness
 def test_answers_and_figures_are_those_of_the_harness_s_own_backend(
     tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
