@@ -25,7 +25,7 @@ from orchestrator.config.methods import PRESETS
 from orchestrator.config.own_methods import Row
 from orchestrator.config.words import model_of
 from orchestrator.driver.resume import command
-from tests.support.sample_run import two_rounds
+from tests.support.sample_run import SampleRun, two_rounds
 from tests.support.stand_ins import StandIns, make_project, run_job
 from tests.support.typed_commands import commands
 
@@ -248,6 +248,18 @@ def test_no_text_of_a_name_begins_a_line_of_an_error(
     begun = [line for line in (out + err).splitlines() if line.lstrip().startswith("finished")]
     assert all(line.startswith(" " * len("ratchet: ")) for line in begun), err
     assert err.startswith("ratchet: ") and not any(line.startswith("finished") for line in err.splitlines())
+
+
+@pytest.mark.parametrize(("end", "goes_on"), [("failed", True), ("interrupted", True), ("finished", False)])
+def test_a_run_that_can_go_on_says_how(
+    tmp_path: Path, end: str, goes_on: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = SampleRun(tmp_path / "run")
+    run.claim()
+    run.configure()
+    run.end(end)
+    assert ratchet("status", run.root) == 0
+    assert (f"to go on: ratchet resume {run.root}" in capsys.readouterr().out) == goes_on
 
 
 def test_a_line_feed_in_a_name_of_a_file_begins_no_line_either(
