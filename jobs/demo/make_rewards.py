@@ -1,4 +1,4 @@
-"""Train the demo's two reward models, one after the other, two to three minutes on two cores.
+"""Train the demo's two reward models, one after the other, some seven minutes on two cores.
 
     python jobs/demo/make_rewards.py         # rewrites jobs/demo/process/ and jobs/demo/reward/
 
