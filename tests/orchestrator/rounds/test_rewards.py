@@ -15,11 +15,11 @@ import pytest
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, RatchetError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rewards import RewardPlan, RewardWorkers
 from orchestrator.rounds.round import NoPairs
-from tests.orchestrator.commands.test_verify import forge
+from tests.orchestrator.commands.test_verify import cut_behind, forge
 from tests.orchestrator.sources.test_sources import facts, rows
 from tests.orchestrator.test_loop import StopAt, history
 from tests.support.stand_ins import StandInRewarders, StandIns, make_project, make_reward_model, run_job
@@ -208,6 +208,25 @@ def test_verify_finds_an_edited_reward(
     forge(tmp_path / "run", file, edit)
     found = verify(tmp_path / "run").findings
     assert any(said in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (REWARDS, "its rows are not those of its samples, in their order"),
+        ("rounds/01/scores/00000.parquet", "not one verdict or score a sample"),
+    ],
+)
+@pytest.mark.parametrize("edit", [list.pop, lambda rows: rows[0].update(sample_index=99)], ids=["fewer", "others"])
+def test_rewards_and_scores_that_are_not_those_of_the_samples_are_not_used(
+    tmp_path: Path, file: str, said: str, edit: Callable[[list[dict[str, Any]]], object]
+) -> None:
+    job = project(tmp_path)
+    run_job(job, StandIns())
+    cut_behind(tmp_path / "run", file.rpartition("/")[0])
+    forge(tmp_path / "run", file, edit)
+    with pytest.raises(RatchetError, match=said):
+        run_job(job, StandIns())
 
 
 @pytest.mark.parametrize(("rule", "said"), [("best_worst", "its rejected one"), ("best", "the highest of its prompt")])
