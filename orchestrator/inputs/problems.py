@@ -151,7 +151,9 @@ def _problem(data: Data, row: Mapping[str, Any], number: int, place: str, readin
     if data.choices is not None:
         options = options_of(row, data.choices, place)
         what = f"{place}: the gold answer (field {data.answer!r})"
-        gold = joined([options.label_of(one, what) for one in accepted(gold)]) if gold else gold
+        given = row.get(data.answer)
+        in_words = any(isinstance(one, str) for one in (given if isinstance(given, list) else [given]))
+        gold = joined([options.label_of(one, what, in_words) for one in accepted(gold)]) if gold else gold
         row = {**row, data.choices: options.lines()}
     text = fill(data.template, row, "data.template", place, reading)
     hint = None

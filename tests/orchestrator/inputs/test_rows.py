@@ -154,19 +154,24 @@ def test_latex_that_lost_its_backslashes_is_refused_with_the_cure(tmp_path: Path
 
 MMLU = {"question": "Where?", "choices": ["Paris", "Rome", "Oslo", "Bern"]}
 ARC = {"question": "Where?", "choices": {"text": ["Paris", "Rome", "Oslo", "Bern"], "label": ["1", "2", "3", "4"]}}
+NUMBERS = {"question": "Where?", "choices": ["1", "2", "7"]}
 TEMPLATE = "{question}\n{choices}\n"
 
 
 @pytest.mark.parametrize(
     ("row", "answer", "gold"),
-    [(MMLU, 0, "A"), (MMLU, 3, "D"), (MMLU, "2", "C"), (MMLU, "B", "B"), (MMLU, "Oslo", "C"), (ARC, "1", "1")],
+    [
+        *[(MMLU, 0, "A"), (MMLU, 3, "D"), (MMLU, "2", "C"), (MMLU, "B", "B"), (MMLU, "Oslo", "C"), (ARC, "1", "1")],
+        *[(NUMBERS, 1, "B"), (NUMBERS, "7", "C"), (NUMBERS, "B", "B"), (NUMBERS, "0", "A")],
+    ],
 )
 def test_options_become_lines_and_the_gold_answer_a_letter(tmp_path: Path, row: Any, answer: Any, gold: str) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row | {"answer": answer}))
     [problem] = read(tmp_path / "a.jsonl", choices="choices", template=TEMPLATE)
     assert problem.gold == gold
-    first, last = ("A", "D") if row is MMLU else ("1", "4")
-    assert problem.text.startswith(f"Where?\n({first}) Paris\n") and problem.text.endswith(f"({last}) Bern\n")
+    first, last = ("(1) Paris", "(4) Bern") if row is ARC else ("(A) 1", "(C) 7")
+    first, last = ("(A) Paris", "(D) Bern") if row is MMLU else (first, last)
+    assert problem.text.startswith(f"Where?\n{first}\n") and problem.text.endswith(f"{last}\n")
 
 
 def test_options_in_a_template_need_their_key(tmp_path: Path) -> None:
@@ -179,6 +184,10 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for row, said in (
         (MMLU | {"answer": 4}, "is '4', which is none of the options (A, B, C, D), no number of one (from 0 to 3)"),
         (MMLU | {"answer": "Rom"}, "is 'Rom', which is none of the options"),
+        (MMLU | {"answer": "rome"}, "and no text of one, letter by letter (such as 'Paris')"),
+        (NUMBERS | {"answer": "1"}, "is '1', by which the options B, A could be meant: their labels, numbers or texts"),
+        (NUMBERS | {"answer": ["7", "2"]}, "is '2', by which the options C, B could be meant"),
+        (MMLU | {"choices": ["Rome", "Oslo", "Rome"], "answer": "Rome"}, "is 'Rome', by which the options A, C could"),
         (MMLU | {"answer": 0, "choices": "Paris"}, "must be a list of texts, or an object with the lists"),
         (MMLU | {"answer": 0, "choices": ["Paris"]}, "from 2 to 26"),
         ({"question": "Where?", "answer": 0}, "no field 'choices' (data.choices)"),
