@@ -283,6 +283,12 @@ def test_each_setting_of_a_model_makes_other_rewards(tmp_path: Path) -> None:
         assert verify(child).findings == []
 
 
+def test_a_model_that_is_named_twice_in_two_ways_is_refused(tmp_path: Path) -> None:
+    job = project(tmp_path, {"model": "reward"}, {"model": "./style/../reward", "weight": 0.5})
+    with pytest.raises(BadInput, match=r"reward\.models\.1\.model: .* as reward\.models\.0\.model is: give it once"):
+        run_job(job, StandIns())
+
+
 def test_a_run_keeps_its_reward_models(tmp_path: Path) -> None:
     job = project(tmp_path, rounds=2)
     with pytest.raises(RuntimeError):
