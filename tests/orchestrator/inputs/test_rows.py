@@ -256,12 +256,31 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.duration("s"), pa.time64("us")], ids=str)
 def test_a_time_that_python_has_none_for_is_named_with_its_column(tmp_path: Path, kind: pa.DataType) -> None:
-    """Also where the job does not name that column: rows are read whole."""
+    """Where rows are read whole."""
     file = tmp_path / "a.parquet"
     values = pa.array([1, 2**31 - 1 if kind == pa.date32() else 2**62], kind)
     pq.write_table(pa.table({"question": ["q"] * 2, "answer": ["1"] * 2, "when": values}), file)
     with pytest.raises(BadInput, match=r"a day, time or duration is out of range .* columns 'when': leave it out"):
         list(rows_of(file, "data.train"))
+
+
+def test_columns_that_a_job_does_not_name_are_not_read(tmp_path: Path) -> None:
+    """One of them cannot be."""
+    file = tmp_path / "a.parquet"
+    known = {"id": ["1", "2"], "answer": [3, 4], "a.b": ["x", "y"], "why": ["p", "q"]}
+    known |= {"choices": [{"text": ["5", "3"], "label": ["3", "4"]}] * 2, "level": pa.array([1.1, 2.5], pa.float32())}
+    others = {"when": pa.array([1, 2**62], pa.duration("s")), "page": ["a", "b"]}
+    pq.write_table(pa.table(known | others), file)
+    settings = {"id": "id", "choices": "choices", "template": "{choices} {level}", "hint_template": "{why} {answer}"}
+    first, second = read(file, **settings)
+    assert (first.prompt_id, first.text, first.gold, first.hint) == ("1", "(3) 5\n(4) 3 1.1", "3", "p 3")
+    assert second.gold == "4"
+    assert set(next(rows_of(file, "data.train", ["a.b"]))[1]) == {"a.b"}
+    with pytest.raises(BadInput, match="is out of range"):
+        read(file, **settings | {"template": "{when}"})
+    pq.write_table(pa.table(known | {"page": ["a", "b"]}), file)
+    with pytest.raises(BadInput, match=r"no field 'nowhere' .*; the row has 'id', .* 'page'"):
+        read(file, **settings | {"template": "{nowhere}"})
 
 
 def test_a_text_that_is_the_value_of_each_row_is_counted_as_often_and_not_read(tmp_path: Path) -> None:
