@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -327,3 +328,25 @@ def test_a_run_that_may_not_be_looked_into_has_one_message(
                 assert (code, said.count("\n")) == (2, 1) and "Permission denied" in said, (words, said)
         finally:
             (run / closed).chmod(0o755)
+
+
+SHORT = """
+import resource, sys
+from pathlib import Path
+import orchestrator.commands.grade.command
+from orchestrator.cli import main
+
+has = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (has + (32 << 20), resource.getrlimit(resource.RLIMIT_DATA)[1]))
+main(["grade", sys.argv[1], "-o", sys.argv[1] + ".jsonl", "--processes", "1"])
+"""
+
+
+def test_too_little_memory_is_told_in_a_line(tmp_path: Path) -> None:
+    """A list of rows is read as a whole; here it is larger than what the process may have."""
+    (tmp_path / "rows.json").write_text(json.dumps([{"gold": "1", "text": "x" * 2**26}]))
+    given = [sys.executable, "-c", SHORT, str(tmp_path / "rows.json")]
+    done = subprocess.run(given, capture_output=True, text=True, cwd=PROJECT)
+    cure = "free some, or let it have more (`ulimit -v`)"
+    assert (done.returncode, done.stderr) == (1, f"ratchet: too little memory for this command: {cure}\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
