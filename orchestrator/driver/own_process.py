@@ -62,12 +62,12 @@ _OF_PROMPTS = "the model's chat template, and at the regular expressions of its 
 
 
 def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What `workers.tokens.rendering` finds in a request, in a process that ends with it.
+    """What `workers.tokens.rendering` finds in a request, in a process that ends with it; asked again, the same.
 
     Raises:
         RatchetError: it broke, or found no end.
     """
-    return answered("workers.tokens.rendering", request, "the prompts", _OF_PROMPTS)
+    return _same("workers.tokens.rendering", json.dumps(request), "the prompts", _OF_PROMPTS)
 
 
 def tried(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,10 +76,10 @@ def tried(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RatchetError: it broke, or found no end.
     """
-    return _tried(json.dumps(request))
+    return _same("workers.training.trainable", json.dumps(request), "the model", "its config.json")
 
 
-@functools.cache
-def _tried(request: str) -> dict[str, Any]:
-    """Of a comparison, most runs have the same model."""
-    return answered("workers.training.trainable", json.loads(request), "the model", "its config.json")
+@functools.lru_cache(maxsize=8)  # a request may hold some megabytes of rows
+def _same(module: str, request: str, what: str, suspect: str) -> dict[str, Any]:
+    """Of a comparison, most runs have the same model and rows."""
+    return answered(module, json.loads(request), what, suspect)
