@@ -79,9 +79,8 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
         state = open_run(root).state
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
-    checkpoints = _checkpoints(state)
-    number = _best(state, checkpoints, f"{where}: {root}") if model.round is None else model.round
-    artifact = _checkpoint(state, checkpoints, number, f"{where}: {root}")
+    number = _best(state, f"{where}: {root}") if model.round is None else model.round
+    artifact = committed_checkpoint(state, number, f"{where}: {root}")
     files = Artifacts(root)
     try:
         check_sizes(artifact, files.place(artifact), root)
@@ -119,16 +118,23 @@ def _checkpoints(state: State) -> dict[int, Artifact]:
     return {int(found[1]): a for a in artifacts if (found := _CHECKPOINT.fullmatch(a.path))}
 
 
-def _best(state: State, checkpoints: Collection[int], what: str) -> int:
+def _best(state: State, what: str) -> int:
     """The round of the run's current reference."""
     reference = state.promotions[-1]["reference"] if state.promotions else ""
     if found := _CHECKPOINT.fullmatch(reference):
         return int(found[1])
+    checkpoints = _checkpoints(state)
     cure = f"Name a round ({_listed(checkpoints)}), or that model." if checkpoints else "Name that model instead."
     raise BadInput(f"{what}: this run has promoted no checkpoint: its reference is still its base model. {cure}")
 
 
-def _checkpoint(state: State, checkpoints: dict[int, Artifact], number: int, what: str) -> Artifact:
+def committed_checkpoint(state: State, number: int, what: str) -> Artifact:
+    """The checkpoint of a round.
+
+    Raises:
+        BadInput: the round has none, or it was removed or set aside.
+    """
+    checkpoints = _checkpoints(state)
     here = [n for n, artifact in checkpoints.items() if artifact.path not in state.discarded]
     if number in here:
         return checkpoints[number]

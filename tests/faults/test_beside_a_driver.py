@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.commands.export.command import export_model
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import waste
+from orchestrator.commands.rollback import roll_back
 from orchestrator.commands.verify.command import Verification, verify
 from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, Damaged
@@ -73,6 +75,53 @@ def test_what_is_discarded_meanwhile_is_not_missing(run: Path) -> None:
 def test_what_is_missing_without_a_record_is(run: Path) -> None:
     report = Meanwhile(run, lambda root: shutil.rmtree(root / CHECKPOINT)).report()
     assert report.findings and all(line.startswith(CHECKPOINT) for line in report.findings)
+
+
+class Later(Meanwhile):
+    """It happens at a later look."""
+
+    def __init__(self, run: Path, act: Callable[[Path], None], at: int) -> None:
+        super().__init__(run, act)
+        self.looks, self._at = 0, at
+
+    def look(self, what: Any) -> list[str]:
+        self.looks += 1
+        return super().look(what) if self.looks > self._at else Verification.look(self, what)
+
+
+@pytest.mark.parametrize("to", [0, 1])
+def test_what_a_rollback_sets_aside_meanwhile_is_not_damaged(run: Path, tmp_path: Path, to: int) -> None:
+    """Whichever look it comes before, of a sample, and of the last ones."""
+    undisturbed = Later(run, lambda _: None, 0)
+    undisturbed.report()
+    for number, at in enumerate((*range(0, undisturbed.looks, 40), undisturbed.looks - 2, undisturbed.looks - 1)):
+        copy = Path(shutil.copytree(run, tmp_path / f"{number}"))
+        report = Later(copy, lambda root: roll_back(root, to, identity()) and None, at).report()
+        assert report.findings == [], f"before look {at}"
+        assert Ledger(copy / "ledger").state.rolled_back
+
+
+def test_a_run_that_is_moved_meanwhile_is_not_called_damaged(run: Path) -> None:
+    with pytest.raises(BadInput, match="was moved or removed while it was looked at"):
+        Meanwhile(run, lambda root: root.rename(root.with_name("elsewhere")) and None).report()
+
+
+class FolderMeanwhile(type(Path())):  # type: ignore[misc]
+    """A folder that something happens before, where it is first looked at: when the run was read once."""
+
+    act: Callable[[], None]
+
+    def absolute(self) -> Path:
+        self.act()
+        return Path(self)
+
+
+def test_an_export_of_what_a_rollback_sets_aside_meanwhile_says_so(run: Path, tmp_path: Path) -> None:
+    folder = FolderMeanwhile(tmp_path / "model")
+    folder.act = lambda: roll_back(run, 1, identity()) and None
+    with pytest.raises(BadInput, match="round 2 has no checkpoint: a rollback has set it aside"):
+        export_model(f"{run}@round2", folder)
+    assert not (tmp_path / "model").exists()
 
 
 class Revealing(Artifacts):

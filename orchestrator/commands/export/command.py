@@ -18,7 +18,7 @@ from orchestrator.files.named import real, whole
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import Artifact
 from orchestrator.ledger.sharing import Giver, check_sizes
-from orchestrator.models.other_run import RunModel, find, place_of, run_model
+from orchestrator.models.other_run import RunModel, committed_checkpoint, find, place_of, run_model
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.tables import round_step
 from orchestrator.text.shown import as_json
@@ -55,10 +55,10 @@ def export_model(run: str, folder: Path) -> Exported:
     """
     found = find(_named(run), run, [], _NOWHERE)
     root, number = found.root, int(found.origin["round"])
-    reader = RunReader(root)
-    artifact = _checkpoint(reader, number)
-    card = model_card(reader, number)
     folder = _free(folder, root)
+    reader = RunReader(root)
+    artifact = committed_checkpoint(reader.state, number, f"{run}: {root}")  # a rollback may have come since
+    card = model_card(reader, number)
     with _making(folder) as building:
         giver = Giver(root, sum(said["size"] for said in artifact.files.values()), links=False)
         _give(giver, root, artifact, building, {name: name for name in artifact.files})
@@ -144,11 +144,6 @@ def _making(folder: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # somebody else's file may be in it by now
                 place.rmdir()
         raise
-
-
-def _checkpoint(reader: RunReader, number: int) -> Artifact:
-    path = round_step(number, "checkpoint")
-    return next(a for commit in reader.state.commits.values() for a in commit.artifacts if a.path == path)
 
 
 def _names(number: int, artifact: Artifact) -> Mapping[str, str]:
