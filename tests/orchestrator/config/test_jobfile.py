@@ -116,7 +116,7 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("", [f"seed=0b{'1' * 20000}"], "not YAML: Exceeds the limit (4300 digits) for integer string conversion"),
         ("cluster: {timeout: 1e300}\n", [], "must be a number above 0 and at most 1000000000"),
         ("generate: {start_timeout: 1e10}\n", [], "must be a number above 0 and at most 1000000000, or null (it is"),
-        ("grade: {memory: 1e300}\n", [], "must be a number above 0 and at most 1000000000 (it is 1e+300)"),
+        ("grade: {memory: 1e300}\n", [], "must be a number above 0 and at most 1000000000 (it is '1e300')"),
         ("seed: !!int ''\n", [], "tiny.yaml:9:7: not YAML: '' is no value of the tag 'tag:yaml.org,2002:int'"),
         ("seed: !!bool x\n", [], "tiny.yaml:9:7: not YAML: 'x' is no value of the tag 'tag:yaml.org,2002:bool'"),
         ("seed: !!float ''\n", [], "tiny.yaml:9:7: not YAML: '' is no value of the tag"),

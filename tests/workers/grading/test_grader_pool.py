@@ -272,9 +272,9 @@ def test_a_user_s_module_that_does_not_come_up_is_bad_input(
 ) -> None:
     (tmp_path / "own_grader.py").write_text(module)
     monkeypatch.chdir(tmp_path)
-    with GraderPool(Grade(graders=["python:own_grader:same"], processes=1)) as pool:
-        with pytest.raises(BadInput, match=said):
-            pool.grade([("7", "\\boxed{7}", "stop")])
+    settings = Grade(graders=["python:own_grader:same"], processes=1)
+    with GraderPool(settings) as pool, pytest.raises(BadInput, match=said):
+        pool.grade([("7", "\\boxed{7}", "stop")])
 
 
 def test_a_module_that_waits_for_ever_as_it_is_imported_ends_by_a_timer(
@@ -284,9 +284,9 @@ def test_a_module_that_waits_for_ever_as_it_is_imported_ends_by_a_timer(
     told = "import signal as s\nraise ValueError(s.getitimer(s.ITIMER_REAL)[0] > 60, s.getsignal(s.SIGALRM).name)"
     (tmp_path / "own_grader.py").write_text(told)
     monkeypatch.chdir(tmp_path)
-    with GraderPool(Grade(graders=["python:own_grader:same"], processes=1)) as pool:
-        with pytest.raises(BadInput, match=r"ValueError: \(True, 'SIG_DFL'\)"):
-            pool.grade([("7", "\\boxed{7}", "stop")])
+    settings = Grade(graders=["python:own_grader:same"], processes=1)
+    with GraderPool(settings) as pool, pytest.raises(BadInput, match=r"ValueError: \(True, 'SIG_DFL'\)"):
+        pool.grade([("7", "\\boxed{7}", "stop")])
 
 
 def test_a_grader_s_pattern_that_never_ends_is_killed() -> None:
