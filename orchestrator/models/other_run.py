@@ -19,6 +19,7 @@ from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.sharing import check_sizes, size_of
 from orchestrator.models.files import check_files
 from orchestrator.reports.lineage import pair_files_trained_on
+from orchestrator.reports.living import settled
 from orchestrator.reports.status import open_run
 
 _PREFIX = "run:"
@@ -76,23 +77,26 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
     if root == own:
         raise BadInput(f"{where}: {root} is this job's own run, which cannot need itself. Choose another `name`.")
     try:
-        state = open_run(root).state
+        open_run(root)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
-    number = _best(state, f"{where}: {root}") if model.round is None else model.round
-    artifact = committed_checkpoint(state, number, f"{where}: {root}")
-    files = Artifacts(root)
     try:
-        check_sizes(artifact, files.place(artifact), root)
-        check_files(files.place(artifact), root)
-        folder = files.verify(artifact, files.place(artifact))
-        seen = {file: size_of(file, root) for file in pair_files_trained_on(root, number)}
-        for pairs in _holding(root, state, seen):
-            files.verify(pairs)
-        for file in seen:
-            require_columns(file, root)
+        return settled(root, lambda ledger: _sound(model, ledger.state, root, f"{where}: {root}"))
     except Damaged as error:
         raise BadInput(f"{where}: {error} `ratchet verify {root}` names all that is wrong with it.") from error
+
+
+def _sound(model: RunModel, state: State, root: Path, what: str) -> Checkpoint:
+    number = _best(state, what) if model.round is None else model.round
+    artifact, files = committed_checkpoint(state, number, what), Artifacts(root)
+    check_sizes(artifact, files.place(artifact), root)
+    check_files(files.place(artifact), root)
+    folder = files.verify(artifact, files.place(artifact))
+    seen = {file: size_of(file, root) for file in pair_files_trained_on(root, number)}
+    for pairs in _holding(root, state, seen):
+        files.verify(pairs)
+    for file in seen:
+        require_columns(file, root)
     digest = durable.fingerprint([[name, said["sha256"]] for name, said in sorted(artifact.files.items())])
     config = state.configs[-1]
     origin = {"run": config["job"]["name"], "run_id": config["run_id"], "round": number, "digest": digest}
