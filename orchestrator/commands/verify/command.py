@@ -21,7 +21,7 @@ from orchestrator.commands.verify.bounds import beyond
 from orchestrator.commands.verify.differences import count, differences
 from orchestrator.commands.verify.reading import Reading
 from orchestrator.commands.verify.recount import LEFT, Recount, left_here, told_of
-from orchestrator.commands.verify.strays import added_files, count_strays, set_aside
+from orchestrator.commands.verify.strays import added_files, count_strays, is_aside_here, set_aside
 from orchestrator.config import Job
 from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files import durable
@@ -166,11 +166,11 @@ class Verification:
                 self._bad.add(artifact.path)
 
     def _added(self, artifact: Artifact) -> Iterator[str]:
-        if artifact.path in self._current():
+        if self._is_current(artifact):
             yield from added_files(self.at.place(artifact), artifact)
 
     def _problem(self, artifact: Artifact, name: str) -> Iterator[str]:
-        if artifact.path in self._current():
+        if self._is_current(artifact):
             place = self.at.place(artifact)
             file = place / name if name else place
             yield from (found := list(_problem(file, artifact.files[name], self.root)))
@@ -178,12 +178,11 @@ class Verification:
                 require_bounded(file, self.root)
                 yield from _misfit(file)
 
-    def _current(self) -> set[str]:
-        """Paths of the artifacts that are committed and not discarded, by the newest state."""
+    def _is_current(self, artifact: Artifact) -> bool:
+        """Whether it is committed and not discarded, by the newest state; or set aside, and `gc` has not come by."""
         if self._paths is None or self._paths[0] != self.reading.next:
-            artifacts = (*self.state.artifacts(), *self._set_aside())
-            self._paths = (self.reading.next, {artifact.path for artifact in artifacts})
-        return self._paths[1]
+            self._paths = (self.reading.next, {artifact.path for artifact in self.state.artifacts()})
+        return artifact.path in self._paths[1] or is_aside_here(self.root, self.state, artifact)
 
     def _set_aside(self) -> Iterator[Artifact]:
         """What rollbacks have set aside, as far as `ratchet gc` has not removed it."""
