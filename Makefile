@@ -5,6 +5,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Threads that spin for milliseconds would keep each other from the cores where several tests run at once.
 export GOMP_SPINCOUNT ?= 1000
+# Many images set it, and each of hundreds of processes would compile what it imports of Ratchet, for half a second.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14

@@ -1,10 +1,12 @@
 """Training of an adapter beside training of all weights: memory between two updates, the sum that a run is fitted by,
-a saved state's bytes, and tokens a second. Each in a process of its own, on CPU, with one rank.
+the most that the process ever held, a saved state's bytes, and tokens a CPU second. Each in a process of its own, on
+CPU, with one rank of one thread.
 
     python -m benchmarks.lora
     python -m benchmarks.lora --ranks-of-adapter 8 64 --precision bf16 --json
+    python -m benchmarks.lora --model jobs/smollm2/model --ranks-of-adapter 16
 
-The model has some 20 million parameters and random weights; what is trained on is made up.
+Without `--model` the model has some 20 million parameters and random weights; what is trained on is made up.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -44,8 +47,8 @@ def make_model(folder: Path) -> None:
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
-def one_case(rank: int, settings: Train, folder: Path) -> dict[str, float]:
-    """Of an adapter of this rank, or with 0 of all weights."""
+def one_case(rank: int, settings: Train, model: Path, folder: Path) -> dict[str, float]:
+    """Of an adapter of this rank, or with 0 of all weights. What it writes is in `folder`. Memory in bytes."""
     import numpy as np
     import torch
 
@@ -60,7 +63,7 @@ def one_case(rank: int, settings: Train, folder: Path) -> dict[str, float]:
     trainer.connect(f"file://{folder / f'rendezvous-{os.getpid()}'}")
     adapter = AdapterPlan(Lora(rank=rank, alpha=2 * rank), seed=1) if rank else None
     before = living()
-    engine = build_policy(settings, str(folder / "model"), trainer.device, 1, lambda: None, adapter)
+    engine = build_policy(settings, str(model), trainer.device, 1, lambda: None, adapter)
     engine.train()
     draw, seconds, kept = np.random.default_rng(0), [], 0
     trees = []
@@ -68,28 +71,29 @@ def one_case(rank: int, settings: Train, folder: Path) -> dict[str, float]:
         parts = (draw.integers(0, 2000, size).astype(np.int32) for size in (_PROMPT, _SIDE, _SIDE))
         trees += batching.pair_trees([batching.PairTokens(str(row), *parts)], [0], settings.microbatch)
     for _ in range(_UPDATES):
-        started = time.perf_counter()
+        started = time.process_time()
         engine.backward(-engine(layout.lay_out(trees)).sum() / _SIDE, scale_wrt_gas=False)
         kept = living(engine) - before
         engine.step()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     states = folder / f"states-{rank}"
     states.mkdir()
     pieces.write(Shard(engine), states, 0, 1, lambda: None)
     return {
         "kept": kept,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "state_bytes": sum(file.stat().st_size for file in states.iterdir()),
-        "tokens_per_second": _PAIRS * (_PROMPT + 2 * _SIDE) / statistics.median(seconds[1:]),
+        "tokens_per_cpu_second": _PAIRS * (_PROMPT + 2 * _SIDE) / statistics.median(seconds[1:]),
     }
 
 
-def measure(rank: int, settings: dict[str, Any], folder: Path) -> dict[str, float]:
+def measure(rank: int, settings: dict[str, Any], model: Path, folder: Path) -> dict[str, float]:
     """A case in a process of its own beside its sum."""
-    words = [sys.executable, "-m", "benchmarks.lora", "--one", str(rank), json.dumps(settings), str(folder)]
+    words = [sys.executable, "-m", "benchmarks.lora", "--one", str(rank), json.dumps(settings), str(model), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{rank}: {done.stderr[-2000:]}")
-    size, train = size_trained(folder / "model", Lora(rank=rank) if rank else None), Train(**settings)
+    size, train = size_trained(model, Lora(rank=rank) if rank else None), Train(**settings)
     assert size is not None
     need = rank_memory(size, train, 1, train.stage).kept
     return json.loads(done.stdout.splitlines()[-1]) | {"sum": need, "trained": size.trained}
@@ -97,22 +101,25 @@ def measure(rank: int, settings: dict[str, Any], folder: Path) -> dict[str, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="folder of a causal language model")
     parser.add_argument("--ranks-of-adapter", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        rank, settings, folder = options.one
-        print(json.dumps(one_case(int(rank), Train(**json.loads(settings)), Path(folder))))
+        rank, settings, *folders = options.one
+        print(json.dumps(one_case(int(rank), Train(**json.loads(settings)), *map(Path, folders))))
         return
     given = {"precision": options.precision, "learning_rate": 1e-4}
     with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder) / "model")
+        model = options.model or Path(folder) / "model"
+        if not options.model:
+            make_model(model)
         ranks = [0, *options.ranks_of_adapter]
-        found = {f"rank {rank}" if rank else "all weights": measure(rank, given, Path(folder)) for rank in ranks}
+        found = {f"rank {rank}" if rank else "all weights": measure(rank, given, model, Path(folder)) for rank in ranks}
     if options.json:
-        print(json.dumps(report("lora", given, found), indent=1))
+        print(json.dumps(report("lora", given | {"model": str(options.model or "random")}, found), indent=1))
         return
     for name, row in found.items():
         print(f"{name:12}" + "".join(f"  {key} {value:,.0f}" for key, value in row.items()))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 _MOST_SAID = 300  # characters
 
 
@@ -35,6 +38,16 @@ class Interrupted(BaseException):
     """SIGTERM or Ctrl-C. Not an Exception, so that no clean-up of failures mistakes it for one."""
 
     exit_code = 130
+
+
+@contextlib.contextmanager
+def of_file(file: object) -> Iterator[None]:
+    """Around checks of what a file, or a key of it, says, and which do not know it: it is named before what they
+    refuse."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{file}: {error}") from error
 
 
 def first_line(error: BaseException, most: int = _MOST_SAID) -> str:

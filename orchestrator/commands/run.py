@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from orchestrator.config.places import run_folder
 from orchestrator.driver.drive import drive, healthy_driver
 from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.resume import command, overrides_line
-from orchestrator.errors import Interrupted
+from orchestrator.errors import Interrupted, RatchetError
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.links import project_of
 from orchestrator.reports.progress.lines import Lines, timed
 from orchestrator.reports.progress.live import Live
@@ -49,6 +51,7 @@ def shown_run(file: JobFile, received: Sequence[str], plain: bool, **further: An
         echo(line)
     say = timed(echo)
     view: View = Lines(say) if plain or not terminal.can_be_drawn_on() else Live(list(_head(file, root)))
+    begun = _records(root)
     try:
         drive(file, say, received, view=view, **further)
     except GateStopped as stopped:
@@ -57,8 +60,22 @@ def shown_run(file: JobFile, received: Sequence[str], plain: bool, **further: An
     except Interrupted as interrupted:
         echo(f"interrupted by {interrupted}; to go on: {command(root)}")
         return Interrupted.exit_code
+    except Exception as error:
+        if _records(root) > begun and _has_failed(root):
+            error.add_note(f"to go on: {command(root)}")
+        raise
     echo(f"finished; the report is {root / 'report.md'}")
     return 0
+
+
+def _records(root: Path) -> int:
+    return sum(1 for _ in (root / "ledger").glob("*.json"))
+
+
+def _has_failed(root: Path) -> bool:
+    with suppress(RatchetError, OSError):
+        return (Ledger(root / "ledger").state.end or {}).get("state") == "failed"
+    return False
 
 
 def _head(file: JobFile, root: Path) -> Iterator[str]:

@@ -34,7 +34,7 @@ from orchestrator.driver.same_job import (
 )
 from orchestrator.driver.start_checks import gold_lines, looked_at
 from orchestrator.driver.wiring import unread_golds
-from orchestrator.errors import RatchetError
+from orchestrator.errors import RatchetError, of_file
 from orchestrator.inputs.preferences import Preferences
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
@@ -67,8 +67,9 @@ def check(file: JobFile) -> Checked:
         BadInput: the job could not be started; names file, key and cure.
     """
     run = Run(require_room(run_folder(file.job)))
-    address_of(file.job, run.root)
-    require_installed(file.job.tracking.sinks)
+    with of_file(file.path):
+        address_of(file.job, run.root)
+        require_installed(file.job.tracking.sinks)
     if (tasks := checked_tasks(with_tasks(file))) is not None:
         tasks.check()
     check_same_job(run, file.job)

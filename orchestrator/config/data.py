@@ -126,8 +126,8 @@ class Data(Settings):
     choices: str | None = None
     """Field with the options of a multiple-choice problem: a list of texts (MMLU), or an object with the lists `label`
     and `text` (ARC). In `template` it stands for the options, one a line, as "(A) Paris". The gold answer, which may
-    name its option by letter, number from 0 or text (the first of these that fits), becomes the letter. Grade it with
-    `choice`."""
+    name its option by letter, number from 0 or text, becomes the letter; a text by which two options could be meant,
+    such as "1" where an option other than the second reads so, is refused. Grade it with `choice`."""
     answer_marker: NonEmpty | None = None
     """The gold answer is what follows the last such marker in the field (GSM8K: `####`)."""
     solution: str | None = None

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+import re
 import sys
 from pathlib import Path
 
 from orchestrator.config import Job
+from orchestrator.config.addresses import without_password
 from orchestrator.errors import BadInput
 from orchestrator.files.inside import is_run
 from orchestrator.files.lack import MOST_OF_A_PATH, ROOM_FOR_A_RUN
 from orchestrator.files.named import named_path, real, whole
 
 DEMO = "demo"
+_OTHER_FORM = re.compile(r"run:|[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def job_path(given: Path) -> Path:
@@ -39,6 +42,12 @@ def run_folder(job: Job) -> Path:
     """
     folder = named_path(job.run_dir, "run_dir") if job.run_dir else home() / "runs" / job.name
     folder = whole(real(folder))
+    if job.run_dir and _OTHER_FORM.match(job.run_dir) and not folder.exists():
+        raise BadInput(
+            f"run_dir: {without_password(job.run_dir)!r} is no folder: a run lives in one of this machine, or one that "
+            "all nodes share. `archive` is for a copy elsewhere, and `model: run:NAME` for a start from another run; a "
+            "folder of this name is written ./NAME"
+        )
     if folder.exists() and not folder.is_dir():
         what = "a file" if folder.is_file() else "a pipe or device"
         raise BadInput(f"{folder}: a run needs a folder, and this is {what}. Choose another `name` or `run_dir`.")

@@ -55,7 +55,7 @@ from orchestrator.driver.start_checks import check_start, limits_of
 from orchestrator.driver.trainable import Trial
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
-from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted, RatchetError
+from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted, RatchetError, of_file
 from orchestrator.files import known_hashes
 from orchestrator.files.disk import one_message, why
 from orchestrator.files.inside import read_regular, remove
@@ -139,7 +139,8 @@ def drive(
     """
     root, say = require_room(run_folder(file.job)), unfailing(say)
     board = Board(file.job.name, file.job.rounds, checks=sources[file.job.source.type].reported.symptoms)
-    followers = Followers(root, file.job, board, sources)
+    with of_file(file.path):
+        followers = Followers(root, file.job, board, sources)
     run = Run(root, on_append=lambda: followers.poke(run.ledger), watch=board)
     lines = Lines(say) if view else Lines(say, heartbeat=None, starts=False)
     ask = during(board, f"{START}/golds", "looks whether graders read the gold answers", ask)

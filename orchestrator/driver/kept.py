@@ -10,7 +10,8 @@ from orchestrator.config import Data, Job
 from orchestrator.config.load import JobFile
 from orchestrator.config.reward import KEPT as KEPT_REWARD
 from orchestrator.config.reward import KEPT_PROCESS, needs_golds, reward_models
-from orchestrator.errors import Damaged
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.files.named import real
 from orchestrator.inputs.fields import PROBLEM_READING
 from orchestrator.inputs.preferences import Preferences, as_problems, read_preferences, write_preferences
 from orchestrator.inputs.problem_set import ProblemSet
@@ -143,11 +144,22 @@ def reference_of(file: JobFile, run: Run, base: NamedModel | None, weights: bool
 
 
 def reward_models_of(file: JobFile, run: Run, weights: bool = True) -> dict[str, NamedModel]:
-    """The reward models of a run by the step that keeps each, as `base_model_of`; none where its job names none."""
-    return {
-        step: _kept_model(run, step) or locate_reward_model(file, named.model, named.key, named.kind, weights)
-        for step, named in reward_models(file.job).items()
-    }
+    """The reward models of a run by the step that keeps each, as `base_model_of`; none where its job names none.
+
+    Raises:
+        BadInput: as there; or one model is named twice, in two ways, whose rewards are to be weighed.
+    """
+    found: dict[str, NamedModel] = {}
+    keys: dict[tuple[Path, str], str] = {}
+    for step, named in reward_models(file.job).items():
+        found[step] = _kept_model(run, step) or locate_reward_model(file, named.model, named.key, named.kind, weights)
+        folder = real(found[step].folder)
+        if (other := keys.setdefault((folder, named.kind), named.key)) != named.key:
+            raise BadInput(
+                f"{file.path}: {named.key}: {named.model!r} is {folder}, as {other} is: give it once, with the sum of "
+                "the weights"
+            )
+    return found
 
 
 def _model_of(file: JobFile, run: Run, weights: bool, key: Key) -> NamedModel:

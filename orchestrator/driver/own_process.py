@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -46,6 +47,8 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
         ) from error
     finally:
         folder.remove()
+    if done.returncode == -signal.SIGPROF:  # see workers.tokens.bounds
+        raise RatchetError(f"{what} could not be looked at: over one text there was no end. Look at {suspect}.")
     if done.returncode:
         # A library in Rust that breaks says after its reason how to have more said.
         lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]
@@ -55,13 +58,16 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
     return found
 
 
+_OF_PROMPTS = "the model's chat template, and at the regular expressions of its tokenizer.json"
+
+
 def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What `workers.tokens.rendering` finds in a request, in a process that ends with it.
+    """What `workers.tokens.rendering` finds in a request, in a process that ends with it; asked again, the same.
 
     Raises:
         RatchetError: it broke, or found no end.
     """
-    return answered("workers.tokens.rendering", request, "the prompts", "the model's chat template")
+    return _same("workers.tokens.rendering", json.dumps(request), "the prompts", _OF_PROMPTS)
 
 
 def tried(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,10 +76,10 @@ def tried(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RatchetError: it broke, or found no end.
     """
-    return _tried(json.dumps(request))
+    return _same("workers.training.trainable", json.dumps(request), "the model", "its config.json")
 
 
-@functools.cache
-def _tried(request: str) -> dict[str, Any]:
-    """Of a comparison, most runs have the same model."""
-    return answered("workers.training.trainable", json.loads(request), "the model", "its config.json")
+@functools.lru_cache(maxsize=8)  # a request may hold some megabytes of rows
+def _same(module: str, request: str, what: str, suspect: str) -> dict[str, Any]:
+    """Of a comparison, most runs have the same model and rows."""
+    return answered(module, json.loads(request), what, suspect)

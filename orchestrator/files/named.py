@@ -25,7 +25,7 @@ def spelled(name: str | Path, key: str = "") -> Path:
     """A name as a path, whether or not something is there.
 
     Raises:
-        BadInput: no file can have that name, or none in the process's locale.
+        BadInput: no file can have that name (Linux's have at most 255 bytes), or none in the process's locale.
     """
     where = f"{key}: " if key else ""
     if "\0" in str(name):
@@ -41,6 +41,8 @@ def spelled(name: str | Path, key: str = "") -> Path:
             f"{where}{str(name)!r}: no file can have that name here, where Python spells names in {error.encoding}. "
             "Use a UTF-8 locale (`LC_ALL=C.UTF-8`), and set PYTHONUTF8=1 or leave it unset"
         ) from error
+    if long := next((part for part in Path(name).parts if len(os.fsencode(part)) > 255), None):
+        raise BadInput(f"{where}{long[:60]}...: File name too long ({len(os.fsencode(long))} bytes, of at most 255)")
     return Path(name)
 
 

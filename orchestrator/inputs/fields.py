@@ -114,6 +114,14 @@ def _parsed(template: str) -> tuple[tuple[str, str | None, str | None, str | Non
     return tuple(string.Formatter().parse(template))
 
 
+def fields_in(template: str | None) -> set[str]:
+    """The fields that a template is filled with; none of one that `fill` refuses."""
+    try:
+        return {field for _, field, *_ in _parsed(template or "") if field}
+    except ValueError:
+        return set()
+
+
 def fill(template: str, row: Mapping[str, Any], key: str, place: str, reading: int = PROBLEM_READING) -> str:
     """Replace `{field}`; nothing but plain names is understood, so that data never steers formatting."""
     parts, texts, room = list[str](), dict[str, str](), LONGEST_LINE

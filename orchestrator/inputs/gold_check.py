@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,10 +41,14 @@ def check_golds(file: JobFile, problems: Mapping[str, Sequence[Problem]], ask: A
     if not graded or names & {"judge", "python"}:
         return [line for line in lines if line]
     lines += [_numbered(job, split, rows, names) for split, rows in graded.items()]
-    unread, asked = ask(job.grade, (problem.gold for rows in graded.values() for problem in rows))
-    total = _different(problem.gold for rows in graded.values() for problem in rows)
+    # Of millions of gold answers, which are read once, there is room for their hashes.
+    hashes = {split: array("q") for split in graded}
+    given = _golds(graded, hashes)
+    unread, asked = ask(job.grade, given)
+    deque(given, maxlen=0)  # what was not asked
+    total = len(np.unique(np.concatenate([np.array(known, np.int64) for known in hashes.values()])))
     for split, rows in graded.items():
-        bad = [number for number, problem in enumerate(rows) if problem.gold in unread]
+        bad = np.flatnonzero(np.isin(hashes[split], np.array(list(map(hash, unread)), np.int64))).tolist()
         if bad:
             said = _unread_line(file, split, rows, bad, unread)
             if len(bad) > MOST * len(rows):
@@ -101,9 +107,12 @@ def _digits(rows: Iterable[Problem]) -> set[str] | None:
     return found
 
 
-def _different(texts: Iterable[str]) -> int:
-    """How many different ones there are, told by their hashes: of millions, there is no room for each."""
-    return len(np.unique(np.fromiter(map(hash, texts), np.int64)))
+def _golds(graded: Mapping[str, Sequence[Problem]], hashes: Mapping[str, array[int]]) -> Iterator[str]:
+    """The gold answers of each split; their `hashes` are noted as they pass."""
+    for split, rows in graded.items():
+        for problem in rows:
+            hashes[split].append(hash(problem.gold))
+            yield problem.gold
 
 
 def _unread_line(file: JobFile, split: str, rows: Sequence[Problem], bad: list[int], unread: Mapping[str, str]) -> str:

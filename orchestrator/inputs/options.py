@@ -27,22 +27,29 @@ class Options:
         """One a line: "(A) Paris"."""
         return "\n".join(f"({label}) {text}" for label, text in zip(self.labels, self.texts, strict=True))
 
-    def label_of(self, answer: str, what: str) -> str:
+    def label_of(self, answer: str, what: str, in_words: bool = False) -> str:
         """The label of the right option, which a gold answer names by its label, its number from 0, or its text.
 
         Raises:
-            BadInput: it names none; `what` opens the message.
+            BadInput: it names none; or, where it is text in the data and no number (`in_words`), one by its number or
+                label and another by its text, or two by their text. `what` opens the message.
         """
-        if answer in self.labels:
-            return answer
-        if answer.isdecimal() and int(answer) < len(self.labels):
-            return self.labels[int(answer)]
-        if answer in self.texts:
-            return self.labels[self.texts.index(answer)]
+        by_text = [label for label, text in zip(self.labels, self.texts, strict=True) if text == answer]
+        named = [answer] if answer in self.labels else []
+        if not named and answer.isdecimal() and int(answer) < len(self.labels):
+            named = [self.labels[int(answer)]]
+        if in_words and len(found := dict.fromkeys([*named, *by_text])) > 1:
+            raise BadInput(
+                f"{what} is {answer[:40]!r}, by which the options {', '.join(found)} could be meant: their labels, "
+                "numbers or texts say so. Give the label, or the number from 0 without quotes; and no two options the "
+                "same text"
+            )
+        if named or by_text:
+            return (named or by_text)[0]
         shown = ", ".join(self.labels)
         raise BadInput(
             f"{what} is {answer[:40]!r}, which is none of the options ({shown}), no number of one (from 0 to "
-            f"{len(self.labels) - 1}), and no text of one"
+            f"{len(self.labels) - 1}), and no text of one, letter by letter (such as {self.texts[0][:40]!r})"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from orchestrator.config import Data, Source
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.inputs import hub_data
-from orchestrator.inputs.fields import PROBLEM_READING, fill, gold_of, present, text_of
+from orchestrator.inputs.fields import PROBLEM_READING, fields_in, fill, gold_of, present, text_of
 from orchestrator.inputs.options import options_of
 from orchestrator.inputs.overlap import overlaps
 from orchestrator.inputs.problem_set import ProblemSet
@@ -40,7 +40,7 @@ def read_problems(
     ids = array("q")  # of each problem the hash of its id
 
     def rows() -> Iterator[Problem]:
-        for place, row in islice(_rows(source, split, find), source.limit):
+        for place, row in islice(_rows(source, data, split, find), source.limit):
             yield (problem := _problem(data, row, len(ids), place, reading, golds))
             ids.append(hash(problem.prompt_id))
 
@@ -62,7 +62,7 @@ def _require_different_ids(data: Data, split: str, find: Mapping[str, Path], rea
     if not repeated or data.id is None:
         return
     seen: dict[str, str] = {}
-    for number, (place, row) in enumerate(islice(_rows(data.sources[split], split, find), len(ids))):
+    for number, (place, row) in enumerate(islice(_rows(data.sources[split], data, split, find), len(ids))):
         if ids[number] in repeated:
             prompt_id = text_of(row, data.id, "data.id", place, reading)
             if prompt_id in seen:
@@ -72,11 +72,15 @@ def _require_different_ids(data: Data, split: str, find: Mapping[str, Path], rea
 
 def place_of(data: Data, split: str, find: Mapping[str, Path], number: int) -> str:
     """Where the problem of that number, from 0, stands in its file or data set."""
-    return next(islice(_rows(data.sources[split], split, find), number, None))[0]
+    return next(islice(_rows(data.sources[split], data, split, find), number, None))[0]
 
 
-def _rows(source: Source, split: str, find: Mapping[str, Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    return hub_data.rows(source, f"data.{split}") if source.hub else rows_of(find[split], f"data.{split}")
+def _rows(source: Source, data: Data, split: str, find: Mapping[str, Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if source.hub:
+        return hub_data.rows(source, f"data.{split}")
+    named = (data.id, data.answer, data.choices, data.solution)
+    of_templates = fields_in(data.template) | (fields_in(data.hint_template) - {"answer"})
+    return rows_of(find[split], f"data.{split}", {*filter(None, named), *of_templates})
 
 
 def check_disjoint(splits: Mapping[str, Iterable[Problem]]) -> None:
@@ -151,7 +155,9 @@ def _problem(data: Data, row: Mapping[str, Any], number: int, place: str, readin
     if data.choices is not None:
         options = options_of(row, data.choices, place)
         what = f"{place}: the gold answer (field {data.answer!r})"
-        gold = joined([options.label_of(one, what) for one in accepted(gold)]) if gold else gold
+        given = row.get(data.answer)
+        in_words = any(isinstance(one, str) for one in (given if isinstance(given, list) else [given]))
+        gold = joined([options.label_of(one, what, in_words) for one in accepted(gold)]) if gold else gold
         row = {**row, data.choices: options.lines()}
     text = fill(data.template, row, "data.template", place, reading)
     hint = None

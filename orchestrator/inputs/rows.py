@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,9 +34,9 @@ _CURES = {
 }
 
 
-def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def rows_of(path: Path, key: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of a file, each with its place in words; `key` is where the job names the file. A number with a point
-    or an exponent is a `Written`.
+    or an exponent is a `Written`. Of a Parquet file that has the columns `names`, no others are read.
 
     Raises:
         BadInput: the file cannot be read, or is no such file.
@@ -44,7 +44,7 @@ def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         regular_size(path)
         if path.suffix == ".parquet":
-            yield from _parquet_rows(path)
+            yield from _parquet_rows(path, names)
         elif path.suffix in (".jsonl", ".json", ".ndjson"):
             yield from _json_rows(path)
         else:
@@ -56,22 +56,25 @@ def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise BadInput(f"{key}: cannot read {path} ({error.strerror or error})") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet_rows(path: Path, names: Collection[str] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     number = 0
     try:
         file = pq.ParquetFile(path.absolute())  # Arrow reads a `~` or an address into others
-        columns = Columns(file.schema_arrow)
+        schema = file.schema_arrow
+        if names is not None and {*names} <= {*schema.names}:
+            schema = pa.schema([field for field in schema if field.name in names], schema.metadata)
+        columns = Columns(schema)
         if (unpacked := packed_bytes(file.metadata)) > most_bytes(size := path.stat().st_size):
             raise BadInput(f"{path}: {size:,} bytes that unpack to {unpacked:,} are no file of data")
         if twice := sorted(name for name, times in Counter(file.schema_arrow.names).items() if times > 1):
             raise BadInput(f"{path}: the column {twice[0]!r} stands there twice: leave one of them out of the file")
-        texts, longest = texts_in(path.absolute(), file.metadata, LONGEST_LINE)
+        texts, longest = texts_in(path.absolute(), file.metadata, LONGEST_LINE, schema.names)
         if longest > _LITTLE:
             raise BadInput(f"{path}: one of its fields has {longest:,} bytes; leave such a column out of the file")
         if texts > most_bytes(size):
             raise BadInput(f"{path}: {size:,} bytes whose texts unpack to {texts:,} are no file of data")
         # Few rows at a time: one of them may be huge.
-        for batch in file.iter_batches(batch_size=max(1, min(64, _LITTLE // max(1, longest)))):
+        for batch in file.iter_batches(max(1, min(64, _LITTLE // max(1, longest))), columns=schema.names):
             for row in _values(batch, path):
                 number += 1
                 yield f"{path}, row {number}", columns.row(row)

@@ -42,4 +42,6 @@ def shards(state: State, folder: str, phase: str) -> dict[int, list[Artifact]]:
 
 def phase_of_wave(phase: str) -> str:
     """What a phase of a round is a part of, in all waves together: `verdicts` of wave/02/verdicts; else it itself."""
+    if not phase.startswith("wave/"):  # nearly all; a report asks this of every phase for every figure
+        return phase
     return re.sub(rf"^{PARTS}/", "", phase)

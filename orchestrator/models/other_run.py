@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.places import home
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Damaged, of_file
 from orchestrator.files import durable
 from orchestrator.files.named import named_path, real
 from orchestrator.ledger.artifacts import Artifacts
@@ -73,7 +73,8 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
         BadInput: no such run or round, or the checkpoint was removed or is not what was committed.
         Damaged: the other run's ledger cannot be read.
     """
-    root = place_of(model.run, folders, own)
+    with of_file(where):
+        root = place_of(model.run, folders, own)
     if root == own:
         raise BadInput(f"{where}: {root} is this job's own run, which cannot need itself. Choose another `name`.")
     try:
@@ -105,7 +106,7 @@ def _sound(model: RunModel, state: State, root: Path, what: str) -> Checkpoint:
 
 def place_of(name: str, folders: Sequence[Path], own: Path) -> Path:
     """Where a run of that name is, or would be. A name is looked for among the runs, a path as paths of a job are."""
-    path = named_path(name, f"run:{name}")
+    path = named_path(name)
     if path.is_absolute():
         places = [path]  # which needs no current folder
     elif len(path.parts) == 1:

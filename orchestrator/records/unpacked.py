@@ -3,7 +3,7 @@ million rows, and a file of that has two kilobytes: whoever reads a stranger's f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,16 +36,17 @@ def packed_bytes(metadata: pq.FileMetaData) -> int:
     return sum(chunk.total_uncompressed_size for chunk in _chunks(metadata))
 
 
-def texts_in(path: Path, metadata: pq.FileMetaData, little: int) -> Texts:
-    """The texts of a file. Nothing is read where there cannot be more than `little` bytes of them; else its
-    dictionaries and the numbers of their values, a batch at a time.
+def texts_in(path: Path, metadata: pq.FileMetaData, little: int, names: Collection[str] | None = None) -> Texts:
+    """The texts of a file, or of these of its columns. Nothing is read where there cannot be more than `little` bytes
+    of them; else its dictionaries and the numbers of their values, a batch at a time.
 
     Raises:
         OSError, pyarrow.ArrowException: it cannot be read.
     """
     texts, most, largest = set[str](), 0, 0
+    tops = {name.partition(".")[0] for name in names or ()}  # a column of the name `a.b` is taken for one below `a`
     for chunk in _chunks(metadata):
-        if chunk.physical_type == _TEXT:
+        if chunk.physical_type == _TEXT and (names is None or chunk.path_in_schema.partition(".")[0] in tops):
             size = chunk.total_uncompressed_size
             most, largest = most + chunk.num_values * size, max(largest, size)
             texts.add(chunk.path_in_schema)

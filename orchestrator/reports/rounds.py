@@ -41,7 +41,7 @@ class RoundStatus:
 
     def waves(self, phase: str) -> list[str]:
         """The phase as it stands, and as it is of each later wave."""
-        known = {**self.so_far, **self.facts}
+        known = self.so_far.keys() | self.facts.keys()
         return [phase, *sorted(p for p in known if p != phase and phase_of_wave(p) == phase)]
 
     def known(self, phase: str, key: str) -> int | None:

@@ -211,8 +211,8 @@ def candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
         left = read_table(wave.samples, columns=_OF_A_CANDIDATE).to_pylist()
         right = read_table(wave.scores).to_pylist()
         by_key = {(row["prompt_id"], row["sample_index"]): row for row in right}
-        if len(by_key) != len(left):
-            raise RatchetError(f"{wave.scores}: not one verdict a sample of {wave.samples}")
+        if len(by_key) != len(left) or by_key.keys() != {(row["prompt_id"], row["sample_index"]) for row in left}:
+            raise RatchetError(f"{wave.scores}: not one verdict or score a sample of {wave.samples}")
         for row in left:
             said = by_key[row["prompt_id"], row["sample_index"]]
             unreadable = said.get("cause") == "unreadable"

@@ -161,8 +161,9 @@ def echo(line: object, err: bool = False) -> None:
 
 def failure(error: object, given: Sequence[str] = ()) -> None:
     """Why a command, `given` so, has failed. An error may have lines of its own; no text of a name begins one: the
-    line feeds of what was given are written out, and what comes after any other stands below the first line's text."""
-    said = str(error)
+    line feeds of what was given are written out, and what comes after any other stands below the first line's text.
+    Notes on the error stand below it."""
+    said = "\n".join([str(error), *getattr(error, "__notes__", ())])
     for name in given:
         if "\n" in name:
             said = said.replace(name, shown.line(name))

@@ -26,6 +26,7 @@ def open_place(place: Place) -> Run:
         wandb.Error: it cannot be reached, or knows no key.
         Damaged: a link leads out of the run.
     """
+    require_below(place.run_dir, place.run_dir / "wandb" / "x")  # a stranger's link would lead W&B out
     return Run(place)
 
 
@@ -35,7 +36,6 @@ class Run:
     def __init__(self, place: Place) -> None:
         import wandb
 
-        require_below(place.run_dir, place.run_dir / "wandb" / "x")  # a stranger's link would lead it out
         # Ratchet tells all there is to tell. Else W&B would add the machine's load, the output of this process, the
         # user's code, its repository and its packages.
         quiet = wandb.Settings(

@@ -95,7 +95,7 @@ def left(run: Path) -> tuple[Any, ...]:
     return names(run), state_of(run), Ledger(run / "ledger").state.discarded, history(run)
 
 
-@pytest.fixture(params=LAST_WORDS, ids=str)
+@pytest.fixture(scope="session", params=LAST_WORDS, ids=str)
 def last(request: pytest.FixtureRequest) -> str | None:
     return request.param  # type: ignore[no-any-return]
 
@@ -108,18 +108,19 @@ def finished(shelf: Shelf) -> Case:
     return case
 
 
-@pytest.fixture
-def littered(finished: Case, space: Path, last: str | None) -> Path:
-    run = space / "littered"
+@pytest.fixture(scope="session")
+def littered(finished: Case, shelf: Shelf, last: str | None) -> Path:
+    """The same, with waste in it; to be copied."""
+    run = shelf.folder() / "littered"
     shutil.copytree(finished.run, run)
     litter(run, last)
     return run
 
 
-@pytest.fixture
-def cleaned(littered: Path, finished: Case, space: Path) -> Case:
-    """The same, cleaned without a fault."""
-    case = copy(littered, finished, space / "cleaned")
+@pytest.fixture(scope="session")
+def cleaned(littered: Path, finished: Case, shelf: Shelf) -> Case:
+    """The same, cleaned without a fault; to be compared with."""
+    case = copy(littered, finished, shelf.folder() / "cleaned")
     before, spare = state_of(case.run), spare_checkpoints(Ledger(case.run / "ledger").state, 1)
     assert case.drive() == 0, case.output
     assert state_of(case.run) == before and waste(case.run) == []
@@ -162,8 +163,10 @@ def test_cut_off_at_any_operation_the_run_is_what_it_was(
 
 
 @pytest.mark.parametrize("last", ["finished"], indirect=True)
-def test_a_full_disk_is_freed_of_what_needs_no_record(cleaned: Case, littered: Path, finished: Case) -> None:
-    case = copy(littered, finished, cleaned.folder.with_name("full"))
+def test_a_full_disk_is_freed_of_what_needs_no_record(
+    cleaned: Case, littered: Path, finished: Case, space: Path
+) -> None:
+    case = copy(littered, finished, space / "full")
     assert case.drive(Fault("full", 1, ALL_THAT_FOLLOW)) == 1
     more = names(case.run) - names(cleaned.run)
     assert {name for name in more if "/checkpoint" not in name} == {n for n in more if "/.evaluation-e1" in n}

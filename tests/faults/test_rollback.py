@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,12 @@ def committed(run: Path) -> dict[str, Any]:
     return {artifact.path: artifact.files for artifact in Ledger(run / "ledger").state.artifacts()}
 
 
-@pytest.fixture
-def calm(finished: Case, space: Path) -> Iterator[Command]:
-    made = rolling_back(finished, space / "calm")
+@pytest.fixture(scope="session")
+def calm(finished: Case, shelf: Shelf) -> Command:
+    """The command without a fault; to be compared with."""
+    made = rolling_back(finished, shelf.folder() / "calm")
     assert made.run() == 0, made.output
-    yield made
+    return made
 
 
 @SOME_OR_ALL

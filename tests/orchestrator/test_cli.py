@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -166,16 +167,35 @@ def test_names_that_no_file_system_takes_are_bad_input(
     job, long = make_project(tmp_path), "x" * 300
     assert ratchet("validate", job, 'run_dir="a\\0b"') == 2
     assert "run_dir: 'a\\x00b' is no path: it has a null character in it" in capsys.readouterr().err
-    for arguments in (
-        ("validate", job, f"run_dir={long}"),
-        ("validate", job, f"data.train={long}"),
-        ("validate", job, f"model=run:{long}"),
-        ("status", long),
-        ("compare", f"{long}.yaml"),
+    for key, *arguments in (
+        ("run_dir: ", "validate", job, f"run_dir={long}"),
+        ("data.train: ", "validate", job, f"data.train={long}"),
+        ("data.gate: ", "validate", job, f"data.gate.path=below/{long}/gate.jsonl"),
+        ("model: ", "validate", job, f"model={long}"),
+        ("model: ", "validate", job, f"model=run:{long}"),
+        ("reference: ", "validate", job, f"reference={long}"),
+        ("archive: ", "validate", job, f"archive={tmp_path}/{long}"),
+        ("override 'method=", "validate", job, f"method={long}.yaml#mine"),
+        ("", "status", long),
+        ("", "compare", f"{long}.yaml"),
     ):
         assert ratchet(*arguments) == 2
         said = capsys.readouterr().err
-        assert "File name too long" in said and said.count("\n") == 1
+        assert key in said and "File name too long" in said and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_an_address_is_no_folder_for_a_run_and_an_unknown_one_is_told_with_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = make_project(tmp_path)
+    for folder in ("run:x", "s3://bucket/x"):
+        assert ratchet(command, job, f"run_dir={folder}") == 2
+        assert f"run_dir: '{folder}' is no folder" in capsys.readouterr().err
+    assert ratchet(command, job, "archive=nosuch://x") == 2
+    assert f"{job}: archive: nosuch://x: fsspec knows no addresses" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*:*"))
 
 
 @pytest.mark.parametrize("command", ["validate", "run"])
@@ -308,3 +328,25 @@ def test_a_run_that_may_not_be_looked_into_has_one_message(
                 assert (code, said.count("\n")) == (2, 1) and "Permission denied" in said, (words, said)
         finally:
             (run / closed).chmod(0o755)
+
+
+SHORT = """
+import resource, sys
+from pathlib import Path
+import orchestrator.commands.grade.command
+from orchestrator.cli import main
+
+has = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (has + (32 << 20), resource.getrlimit(resource.RLIMIT_DATA)[1]))
+main(["grade", sys.argv[1], "-o", sys.argv[1] + ".jsonl", "--processes", "1"])
+"""
+
+
+def test_too_little_memory_is_told_in_a_line(tmp_path: Path) -> None:
+    """A list of rows is read as a whole; here it is larger than what the process may have."""
+    (tmp_path / "rows.json").write_text(json.dumps([{"gold": "1", "text": "x" * 2**26}]))
+    given = [sys.executable, "-c", SHORT, str(tmp_path / "rows.json")]
+    done = subprocess.run(given, capture_output=True, text=True, cwd=PROJECT)
+    cure = "free some, or let it have more (`ulimit -v`)"
+    assert (done.returncode, done.stderr) == (1, f"ratchet: too little memory for this command: {cure}\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]

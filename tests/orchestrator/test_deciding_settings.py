@@ -271,10 +271,10 @@ def another(job: Path, *overrides: str) -> str | None:
 
 
 def _with_options(file: Path) -> None:
-    """A column that nothing has read, for `data.choices`."""
+    """A column that nothing has read, for `data.choices`. The number of an option is not another one's text."""
     if file.exists():
         rows = [json.loads(line) for line in file.read_text().splitlines()]
-        rows = [row | {"options": [row["answer"], "none"]} for row in rows]
+        rows = [row | {"options": sorted([row["answer"], "none"], reverse=row["answer"] == "1")} for row in rows]
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -11,14 +11,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.errors import BadInput, Damaged, Interrupted
+from orchestrator.commands.run import shown_run
+from orchestrator.config.load import load_job
+from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import PROMPTS, SAMPLES, VERDICTS, TrainingPlan, pairs_schema
 from orchestrator.reports.status import status
 from orchestrator.rounds.evaluation import ProbeFailed
 from orchestrator.rounds.round import GateStopped, NoPairs
+from orchestrator.text import terminal
 from tests.orchestrator.test_cli import ratchet
-from tests.support.stand_ins import JOB, StandInEngines, StandIns, make_project, run_job
+from tests.support.stand_ins import JOB, StandInEngines, StandIns, all_read, make_project, run_job
 
 
 def history(run: Path) -> list[tuple[str, str, Any]]:
@@ -347,3 +350,19 @@ def test_an_interruption_is_written_down_before_the_workers_end(tmp_path: Path) 
         run_job(make_project(tmp_path), Leaving(on_call=on_call))
     assert last == ["interrupted"]
     assert [r.kind for r in Ledger(tmp_path / "run/ledger").records].count("end") == 1
+
+
+def test_a_run_that_fails_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = make_project(tmp_path)
+
+    def run(*overrides: str) -> str:
+        """What is said of why it ends."""
+        failing = StandIns(on_call=StopAt(3, RatchetError("no luck")))
+        with pytest.raises(RatchetError) as failed:
+            shown_run(load_job(job, overrides), [], True, hire=lambda *_: failing, ask=all_read)
+        capsys.readouterr()
+        terminal.failure(failed.value)
+        return capsys.readouterr().err
+
+    assert run() == f"ratchet: no luck\n         to go on: ratchet resume {tmp_path / 'run'}\n"
+    assert "to go on" not in run("loss.beta=0.9"), "where nothing was begun, the command is to be mended"

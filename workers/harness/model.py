@@ -26,7 +26,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from orchestrator.errors import BadInput
 from orchestrator.records.harness import REQUESTS
 from workers.files import write_table
-from workers.tokens.prompts import load_config, load_tokenizer
+from workers.tokens.prompts import encoded, load_config, load_tokenizer, templated
 from workers.tokens.rendering import context_of
 
 Ask = Callable[[str, int, dict[str, Any] | None], list[str]]
@@ -67,18 +67,12 @@ class EngineLM(TemplateLM):
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             add_special_tokens = False
         given = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        ids: list[int] = self.tokenizer.encode(string, **given)
+        ids: list[int] = encoded(self.tokenizer, string, **given)["input_ids"]
         return ids
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """See `LM`."""
-        text: str = self.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        return text
+        return templated(self.tokenizer, chat_history, None, add_generation_prompt, goes_on=not add_generation_prompt)
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
         """Of (texts, context ids, continuation ids) each; the same ones are asked for once."""
@@ -172,7 +166,7 @@ class EngineLM(TemplateLM):
 
     def _prompt(self, text: str) -> list[int]:
         plain = has_bos_prefix(text, getattr(self.tokenizer, "bos_token", None))
-        ids: list[int] = self.tokenizer.encode(text, **({"add_special_tokens": False} if plain else {}))
+        ids: list[int] = encoded(self.tokenizer, text, **({"add_special_tokens": False} if plain else {}))["input_ids"]
         return ids or [self.prefix_token_id]
 
     def _answers(

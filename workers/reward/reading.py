@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.errors import first_line
 from orchestrator.records.rewards import RewardForm, RewardPlan
-from workers.tokens.prompts import NoText, UnusableModel, load_config, no_text, templated
+from workers.tokens.prompts import NoText, UnusableModel, encoded, load_config, no_text, templated
 from workers.tokens.rendering import context_of
 from workers.tokens.special_tokens import special_texts
 
@@ -88,9 +88,10 @@ class Reader:
         if self.form == "chat":
             return Row({"input_ids": self._ids(self._templated(question, text))})
         if self.form == "pair":
-            found = self._tokenizer(question.as_text.strip(), text.strip())
+            found = encoded(self._tokenizer, question.as_text.strip(), text.strip())
             return Row({name: list(found[name]) for name in ("input_ids", "token_type_ids") if name in found})
-        ids, eos = list(self._tokenizer(question.as_text + text)["input_ids"]), self._tokenizer.eos_token_id
+        ids = list(encoded(self._tokenizer, question.as_text + text)["input_ids"])
+        eos = self._tokenizer.eos_token_id
         return Row({"input_ids": ids if eos is None or ids[-1:] == [eos] else [*ids, eos]})
 
     def steps(self, question: Question, steps: Sequence[str]) -> Row:
@@ -103,7 +104,7 @@ class Reader:
         return Row({"input_ids": ids}, tuple(places))
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(encoded(self._tokenizer, text, add_special_tokens=False)["input_ids"])
 
     def _templated(self, question: Question, text: str) -> str:
         turns = [*question.as_messages, {"role": "assistant", "content": text.strip()}]

@@ -23,6 +23,7 @@ from workers.tokens.prompts import (
     NoText,
     UnusableModel,
     check_vocabulary,
+    encoded,
     load_config,
     load_tokenizer,
     no_text,
@@ -106,7 +107,7 @@ class Pairs:
         templated = not isinstance(rows[0]["prompt"], str)
         texts = [text for row in rows for text in self.texts(row)]
         # A chat template writes BOS itself where the model wants it.
-        ids = self.tokenizer(texts, add_special_tokens=not templated)["input_ids"]
+        ids = encoded(self.tokenizer, texts, add_special_tokens=not templated)["input_ids"]
         return [self._pair(row, *ids[3 * n : 3 * n + 3], templated=templated) for n, row in enumerate(rows)]
 
     def _pair(self, row: dict[str, Any], prompt: list[int], *wholes: list[int], templated: bool) -> Pair:

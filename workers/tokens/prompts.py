@@ -16,6 +16,7 @@ from orchestrator.records.parquet import ROWS_A_GROUP
 from orchestrator.records.problem_files import read_problem_file
 from orchestrator.records.rows import PROMPTS, Problem, TokenizingPlan
 from workers.files import write_table
+from workers.tokens import bounds
 
 _STANDS_BEFORE = ("\n", "a", ".")
 """Texts that something else is tokenised behind, where it cannot be behind its own prompt; the first that keeps its
@@ -185,19 +186,53 @@ class Encoder:
         return self._ids(text, False)
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+        return list(encoded(self._tokenizer, text, add_special_tokens=special)["input_ids"])
 
 
-def templated(tokenizer: Any, messages: list[dict[str, str]], date: str | None, generation: bool = False) -> str:
-    """Messages through the tokenizer's chat template; `generation` opens the answer. `date` (2026-11-27) is what a
-    template that asks for today's is told; None tells it the truth.
+def encoded(tokenizer: Any, *texts: str | list[str], seconds: float = bounds.SECONDS, **how: Any) -> Any:
+    """What a tokenizer, called so, makes of a text, of a pair of texts, or of a list of them. It has so many `seconds`,
+    and more for long texts.
+
+    Raises:
+        UnusableModel: it finds no end, or breaks.
+    """
+    size = sum(len(part) for text in texts for part in ([text] if isinstance(text, str) else text))
+    try:
+        with bounds.time_bounded(seconds + size / _SLOWEST):
+            return tokenizer(*texts, **how)
+    except BaseException as error:
+        # Where the library breaks, such as over a regular expression, that is no Exception.
+        if not isinstance(error, TimeoutError) and type(error).__name__ != "PanicException":
+            raise
+        raise UnusableModel(
+            f"model: {tokenizer.name_or_path}: its tokenizer cannot take a text of {size:,} characters "
+            f"({first_line(error)}): look at the regular expressions of its tokenizer.json"
+        ) from error
+
+
+_SLOWEST = 20_000.0
+"""Characters a second: a tokenizer in Python does some hundred thousand."""
+
+
+def templated(
+    tokenizer: Any,
+    messages: list[dict[str, str]],
+    date: str | None,
+    generation: bool = False,
+    goes_on: bool = False,
+) -> str:
+    """Messages through the tokenizer's chat template, which has `bounds.SECONDS` and `bounds.MEMORY`; `generation`
+    opens the answer, `goes_on` leaves the last message open. `date` (2026-11-27) is what a template that asks for
+    today's is told; None tells it the truth.
 
     Raises:
         NoText: what it writes has half of a surrogate pair in it.
         Exception: of any kind, where the template does not take the messages.
     """
     today = {} if date is None else {"strftime_now": datetime.fromisoformat(date).strftime}
-    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation, **today))
+    how = {"add_generation_prompt": generation, "continue_final_message": goes_on}
+    with bounds.time_bounded(), bounds.memory_bounded():
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False, **how, **today))
     if len(text) > MOST_WRITTEN:
         raise ValueError(f"it writes {len(text):,} characters, and at most {MOST_WRITTEN:,} are read")
     try:

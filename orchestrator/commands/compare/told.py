@@ -28,6 +28,7 @@ def compare_told(file: Path, table: bool, tell: Tell | None) -> int:
     try:
         with signals(), one_message(plan.folder, kept):
             if not table:
+                echo(f"looking at the jobs of {len(plan.runs)} runs")
                 failed = compare(plan, echo, in_a_process)
             arms = figures(plan)
             plotted = plot(plan, arms)

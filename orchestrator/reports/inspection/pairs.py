@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from orchestrator.records.masks import PAIR_MASKS
 from orchestrator.records.pair_ids import completion_key
 from orchestrator.records.seeds import derived_seed
 from orchestrator.records.updates import epoch_batches
-from orchestrator.reports.inspection.reading import RunReader, only, table_of
+from orchestrator.reports.inspection.reading import RunReader, only, rows_with, table_of
 from orchestrator.reports.inspection.views import Document, Wanted, samples
 from orchestrator.reports.tables import round_step
 
@@ -48,8 +47,7 @@ def pair(reader: RunReader, number: int | None, name: str) -> Document:
     told["gold"] = reader.prompts(number, "train", {row["prompt_id"]}).get(row["prompt_id"], {}).get("gold")
     told["rule"] = (job.get("pairs") or {}).get("rule")
     told |= {GROUP: row[GROUP]} if row.get(GROUP) is not None else {}
-    known = _reference(reader, number)
-    told["sides"] = {side: _side(reader, number, row, side, known) for side in ("chosen", "rejected")}
+    told["sides"] = _sides(reader, number, row)
     told["updates"] = updates_with(reader, number, name)
     return told
 
@@ -58,33 +56,38 @@ def _found(reader: RunReader, asked: int | None, name: str) -> tuple[int, Docume
     numbers = reversed(reader.rounds("pairs")) if asked is None else [reader.require(asked, "pairs")]
     for number in numbers:
         for file in reader.files(round_step(number, "pairs")):
-            if rows := _rows(file, name):
+            if rows := rows_with(file, {name}, "pair_id"):
                 return number, rows[0]
     where = "no round has a" if asked is None else f"round {asked} has no"
     raise BadInput(f"{reader.root}: {where} pair {name!r}. `--problem ID` lists those of a problem.")
 
 
-def _rows(file: Path, name: str) -> list[Document]:
-    rows: list[Document] = only(table_of(file), {name}, "pair_id").to_pylist()
-    return rows
+def _sides(reader: RunReader, number: int, row: Document) -> dict[str, Document | None]:
+    ids = {side: row[_IDS[side]] for side in ("chosen", "rejected")}
+    keys = {
+        side: completion_key(row[_IDS["prompt"]], given, row.get(PAIR_MASKS[_IDS[side]]))
+        for side, given in ids.items()
+        if given is not None  # else the chosen completion is imitated
+    }
+    known = _reference(reader, number, keys.values())
+    graded: dict[int, Document] | None = None
+    if number in reader.rounds("verdicts") and any(row.get(f"{side}_sample") is not None for side in keys):
+        of_problem = samples(reader, Wanted(number, problem=row["prompt_id"]), limit=10_000)["samples"]
+        graded = {each["sample"]: each for each in of_problem}
+    return {side: _side(row, side, keys[side], known, graded) if side in keys else None for side in ids}
 
 
 def _side(
-    reader: RunReader, number: int, row: Document, side: str, known: dict[str, tuple[float, int]]
-) -> Document | None:
-    ids = row[_IDS[side]]
-    if ids is None:  # the chosen completion is imitated
-        return None
-    told: Document = {"text": as_text(row.get(side)), "sample": row.get(f"{side}_sample"), "tokens": len(ids)}
-    key = completion_key(row[_IDS["prompt"]], ids, row.get(PAIR_MASKS[_IDS[side]]))
-    score = row.get(f"{side}_score")
+    row: Document, side: str, key: str, known: dict[str, tuple[float, int]], graded: dict[int, Document] | None
+) -> Document:
+    sample, score = row.get(f"{side}_sample"), row.get(f"{side}_score")
+    told: Document = {"text": as_text(row.get(side)), "sample": sample, "tokens": len(row[_IDS[side]])}
     told |= {} if score is None else {"score": score}
     told["reference_logprob"], told["scored_tokens"] = known.get(key, (None, None))
-    if told["sample"] is not None and number in reader.rounds("verdicts"):
-        of_problem = samples(reader, Wanted(number, problem=row["prompt_id"]), limit=10_000)["samples"]
-        graded: Document = next((each for each in of_problem if each["sample"] == told["sample"]), {})
-        told |= {key: graded.get(key) for key in ("verdict", "extracted", "rule", "reason", "finish_reason")}
-        told |= {"rewards": graded["rewards"]} if "rewards" in graded else {}
+    if sample is not None and graded is not None:
+        said = graded.get(sample, {})
+        told |= {name: said.get(name) for name in ("verdict", "extracted", "rule", "reason", "finish_reason")}
+        told |= {"rewards": said["rewards"]} if "rewards" in said else {}
     return told
 
 
@@ -93,10 +96,10 @@ def as_text(view: Any) -> str:
     return view if isinstance(view, str) else "\n".join(str(message["content"]) for message in view or ())
 
 
-def _reference(reader: RunReader, number: int) -> dict[str, tuple[float, int]]:
+def _reference(reader: RunReader, number: int, keys: Collection[str]) -> dict[str, tuple[float, int]]:
     found: dict[str, tuple[float, int]] = {}
     for file in reader.files(round_step(number, "reference")):
-        rows = table_of(file).to_pylist()
+        rows = only(table_of(file), keys, "completion_key").to_pylist()
         found |= {row["completion_key"]: (row["logprob"], row["num_tokens"]) for row in rows}
     return found
 

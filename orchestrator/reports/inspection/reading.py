@@ -62,18 +62,19 @@ class RunReader:
         gone = f" (a rollback has set round {number} aside)" if aside else ""
         raise BadInput(f"{self.root}: round {number} has no {phase}{gone}: {named}")
 
-    def samples(self, number: int) -> Iterator[pa.Table]:
-        """A round's samples with their verdicts, a shard at a time: columns `prompt_id`, `sample`, `verdict`,
-        `extracted`, `rule`, `reason`, `cause`, `text`, `finish_reason` and `tokens`; where reward models have scored
-        them, also `rewards`, a list with what each gives. What is not graded yet is left out."""
+    def samples(self, number: int, wanted: Collection[str] | None = None) -> Iterator[pa.Table]:
+        """A round's samples with their verdicts, a shard at a time; where prompts are `wanted`, of those shards alone
+        that have any of them. Columns: `prompt_id`, `sample`, `verdict`, `extracted`, `rule`, `reason`, `cause`,
+        `text`, `finish_reason` and `tokens`; where reward models have scored them, also `rewards`, a list with what
+        each gives. What is not graded yet is left out."""
         for wave in waves.folders(self.state, f"rounds/{number:02d}"):
-            yield from self._samples_of(wave)
+            yield from self._samples_of(wave, wanted)
 
-    def _samples_of(self, folder: str) -> Iterator[pa.Table]:
+    def _samples_of(self, folder: str, wanted: Collection[str] | None) -> Iterator[pa.Table]:
         sampled = self._by_shard(f"{folder}/samples")
         scored = [self._by_shard(f"{folder}/{phase}") for phase in self._reward_phases()]
         for shard, file in self._by_shard(f"{folder}/verdicts").items():
-            if shard not in sampled:
+            if shard not in sampled or not (wanted is None or self._has(file, wanted)):
                 continue
             verdicts, texts = self._columns(file, _VERDICT), self._columns(sampled[shard], _SAMPLE)
             for key in ("prompt_id", "sample_index"):
@@ -84,6 +85,12 @@ class RunReader:
             if scored and all(shard in files for files in scored):
                 verdicts = verdicts.append_column("rewards", self._rewards(verdicts, [of[shard] for of in scored]))
             yield _named(verdicts, sample_index="sample", num_tokens="tokens")
+
+    def _has(self, file: Path, wanted: Collection[str]) -> bool:
+        """Whether a file has a row of these prompts."""
+        require_columns(file, self.root)
+        with _readable(file):
+            return any(True for _ in _groups_with(file, wanted))
 
     def _reward_phases(self) -> list[str]:
         job = self.state.configs[-1]["job"] if self.state.configs else {}
@@ -227,21 +234,30 @@ def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") ->
     return table.filter(pc.is_in(table[column], pa.array(sorted(wanted), pa.string())))
 
 
-def _groups_with(file: Path, wanted: Collection[str]) -> Iterator[int]:
-    """The groups of rows that have a prompt of these. Of many, their least and their greatest id tell that they have
+def rows_with(file: Path, wanted: Collection[str], column: str) -> list[dict[str, Any]]:
+    """The rows of a committed file that have one of these texts in a column; raises as `table_of`."""
+    found: list[dict[str, Any]] = []
+    with _readable(file), pq.ParquetFile(file) as parquet:
+        for group in _groups_with(file, wanted, column):
+            found += only(parquet.read_row_group(group), wanted, column).to_pylist()
+    return found
+
+
+def _groups_with(file: Path, wanted: Collection[str], column: str = "prompt_id") -> Iterator[int]:
+    """The groups of rows that have an id of these. Of many, their least and their greatest id tell that they have
     none; of others the different ids are looked at."""
     names = sorted(name.encode() for name in wanted)
     known = pa.array([name.decode() for name in names], pa.string())
-    with pq.ParquetFile(file, read_dictionary=["prompt_id"]) as parquet:
+    with pq.ParquetFile(file, read_dictionary=[column]) as parquet:
         metadata = parquet.metadata
-        place = [metadata.schema.column(at).path for at in range(metadata.num_columns)].index("prompt_id")
+        place = [metadata.schema.column(at).path for at in range(metadata.num_columns)].index(column)
         for number in range(metadata.num_row_groups):
             said = metadata.row_group(number).column(place).statistics
             if said is not None and said.has_min_max:
                 at = bisect_left(names, said.min_raw)  # bytes, which is how they are ordered
                 if at == len(names) or names[at] > said.max_raw:
                     continue
-            ids = parquet.read_row_group(number, ["prompt_id"], use_threads=False)["prompt_id"]
+            ids = parquet.read_row_group(number, [column], use_threads=False)[column]
             if any(pc.any(pc.is_in(chunk.dictionary, known)).as_py() for chunk in ids.chunks):
                 yield number
 

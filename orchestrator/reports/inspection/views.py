@@ -61,7 +61,8 @@ def samples(reader: RunReader, wanted: Wanted, limit: int) -> Document:
 
 def _tables(reader: RunReader, wanted: Wanted) -> Iterator[pa.Table]:
     if wanted.split == "train":
-        yield from reader.samples(reader.require(wanted.round, "verdicts"))
+        only_of = None if wanted.problem is None else {wanted.problem}
+        yield from reader.samples(reader.require(wanted.round, "verdicts"), only_of)
         return
     table = reader.answers(reader.require(wanted.round, "evaluation"), wanted.split)
     if table is None:

@@ -3,7 +3,7 @@ that is less likely right than a threshold is the wrong one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.config import ProcessModel, Steps
 from orchestrator.config.reward import KEPT_PROCESS
+from orchestrator.errors import Damaged
 from orchestrator.files.inside import remove
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Fields
@@ -93,13 +94,34 @@ def _tasks(round_: Round, errors: Sequence[Error], given: Path, output: Path) ->
     return tasks
 
 
-def first_wrong(files: Iterable[Path], errors: Sequence[Error], threshold: float) -> Mapping[str, int | None]:
-    """The first wrong step (from 1) of each error that the model has judged; None where all of its steps are right."""
+def first_wrong(files: Sequence[Path], errors: Sequence[Error], threshold: float) -> Mapping[str, int | None]:
+    """The first wrong step (from 1) of each error that the model has judged; None where all of its steps are right.
+
+    Raises:
+        Damaged: as `likely_right`.
+    """
     found: dict[str, int | None] = {}
-    names = {(error.prompt_id, error.sample_index): error.error_id for error in errors}
-    for file in files:
-        for row in read_table(file, columns=["prompt_id", "sample_index", "step_rewards"]).to_pylist():
-            if (likely := row["step_rewards"]) is not None:
-                wrong = (number for number, reward in enumerate(likely, 1) if reward < threshold)
-                found[names[row["prompt_id"], row["sample_index"]]] = next(wrong, None)
+    for error, rewards_ in zip(errors, likely_right(files, errors), strict=True):
+        if rewards_ is not None:
+            wrong = (number for number, reward in enumerate(rewards_, 1) if reward < threshold)
+            found[error.error_id] = next(wrong, None)
+    return found
+
+
+def likely_right(files: Sequence[Path], errors: Sequence[Error]) -> list[list[float] | None]:
+    """Of each error, how likely each of its steps is right, as committed; None where the model could not read it.
+
+    Raises:
+        Damaged: the rows are not those of the errors, in their order, or do not fit their steps.
+    """
+    table = pa.concat_tables([read_table(file, columns=[*rewards.KEYS, "step_rewards"]) for file in files])
+    if list(zip(*(table[key].to_pylist() for key in rewards.KEYS), strict=True)) != [
+        (error.prompt_id, error.sample_index) for error in errors
+    ]:
+        raise Damaged(f"{files[0].parent}: its rows are not the errors, in their order. Restore it from a copy.")
+    found: list[list[float] | None] = table["step_rewards"].to_pylist()
+    for error, likely in zip(errors, found, strict=True):
+        if likely is not None and len(likely) != (steps := len(error.answer.steps)):
+            what = f"{error.error_id} has {steps} steps, and rewards of {len(likely)}"
+            raise Damaged(f"{files[0].parent}: {what}. Restore it from a copy.")
     return found

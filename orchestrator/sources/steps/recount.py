@@ -41,16 +41,8 @@ class StepDpoFacts:
 
     def step_rewards(self, step: str) -> Facts:
         """How likely the steps of each error are right."""
-        table = pa.concat_tables(map(read_table, self._files.all(step)))
-        errors = self._errors(_folder(step))
-        if list(zip(*(table[key].to_pylist() for key in rewards.KEYS), strict=True)) != [
-            (error.prompt_id, error.sample_index) for error in errors
-        ]:
-            raise Damaged("its rows are not the errors, in their order")
-        for error, likely in zip(errors, table["step_rewards"].to_pylist(), strict=True):
-            if likely is not None and len(likely) != (steps := len(error.answer.steps)):
-                raise Damaged(f"{error.error_id} has {steps} steps, and rewards of {len(likely)}")
-        return rewards.rewarded_again(table)
+        process.likely_right(self._files.all(step), self._errors(_folder(step)))
+        return rewards.rewarded_again(pa.concat_tables(map(read_table, self._files.all(step))))
 
     def questions(self, step: str) -> Facts:
         """How many answers people are asked about."""

@@ -533,7 +533,8 @@ def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch:
     monkeypatch.chdir(PROJECT)
     plan = load_plan(Path("jobs/compare.yaml"))
     by_arm = {planned.arm: planned.file.job for planned in plan.runs}
-    assert {job.method for job in by_arm.values()} == set(PRESETS)
+    rows = yaml.safe_load(Path("jobs/methods.yaml").read_text())
+    assert {job.method.rpartition("#")[2] for job in by_arm.values()} == {*PRESETS, *rows}
 
     def budget(job: Any, rounds: int = 1) -> tuple[Any, ...]:
         return (rounds * job.data.prompts_per_round, job.generate.samples, rounds * job.train.token_budget)
@@ -542,10 +543,16 @@ def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch:
     del by_arm["judge"]  # teaches the base model something else first
     assert len({budget(job) for job in by_arm.values()}) == 1
     shared = {"data", "evaluate", "grade", "promotion"}
+    drawn = by_arm["irpo_curriculum"]
+    assert drawn.data.curriculum
+    undrawn = drawn.data.model_copy(update={"curriculum": None})
+    by_arm["irpo_curriculum"] = drawn.model_copy(update={"data": undrawn})
     same = {json.dumps(job.model_dump(mode="json", include=shared)) for job in by_arm.values()}
     assert len(same) == 1
-    rates = {(job.train.learning_rate, job.train.batch_pairs, job.train.warmup_steps) for job in by_arm.values()}
-    assert rates == {(3e-5, 32, 5)}
+    rates = {
+        name: (job.train.learning_rate, job.train.batch_pairs, job.train.warmup_steps) for name, job in by_arm.items()
+    }
+    assert rates.pop("irpo_lora") == (1e-3, 32, 5) and set(rates.values()) == {(3e-5, 32, 5)}
 
 
 @pytest.mark.full

@@ -161,3 +161,18 @@ def test_mistakes_are_told_in_one_line_and_leave_no_file(
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1 and "secret" not in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.jsonl", "in.jsonl"]
+
+
+@pytest.mark.parametrize("place", ["run/rounds/01/verdicts.jsonl", "run/new/out.jsonl", "link/out.jsonl"])
+def test_no_verdicts_are_written_among_the_files_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "run/ledger").mkdir(parents=True)
+    (tmp_path / "run/ledger/00000000.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "run/ledger")
+    before = sorted(tmp_path.rglob("*"))
+    source = written(tmp_path / "in.jsonl")
+    assert ratchet("grade", source, "-o", tmp_path / place, "--processes", "1") == 2
+    told = capsys.readouterr().err
+    assert f"lies in the run {tmp_path / 'run'}, among files that it counts" in told and told.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, source])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.support.forked import typed
 from tests.support.hub_uploads import Repository, UploadHub
 from tests.support.stand_ins import StandIns, make_project, run_job
 
@@ -38,7 +38,7 @@ Push = Callable[..., "subprocess.CompletedProcess[str]"]
 def push(tmp_path: Path) -> Push:
     """Types the command, in a folder and with a home of its own; `HF_...` are put into its environment."""
 
-    def typed(*words: object, hub: UploadHub, **environment: str) -> subprocess.CompletedProcess[str]:
+    def pushed(*words: object, hub: UploadHub, **environment: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / "here").mkdir(exist_ok=True)
         own = {
             "HF_ENDPOINT": hub.address,
@@ -47,15 +47,12 @@ def push(tmp_path: Path) -> Push:
             "HF_HUB_DISABLE_XET": "1",
         }
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-        command = [sys.executable, "-m", "orchestrator", "export", *map(str, words), "--push"]
-        done = subprocess.run(
-            command, env=ours | own | environment, cwd=tmp_path / "here", capture_output=True, text=True, timeout=300
-        )
+        done = typed(["export", *map(str, words), "--push"], ours | own | environment, tmp_path / "here")
         assert "Traceback" not in done.stderr and TOKEN not in done.stdout + done.stderr, done.stderr
         assert os.listdir(tmp_path / "here") == [], "what was sent is removed"
         return done
 
-    return typed
+    return pushed
 
 
 def held(hub: UploadHub, kind: str = "models") -> Repository:

@@ -19,6 +19,7 @@ from orchestrator.commands.verify.command import Verification, verify
 from orchestrator.errors import Damaged
 from orchestrator.files.durable import sha256
 from orchestrator.files.lack import Lack
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import GRADERS_VERSION
 from tests.orchestrator.rounds.test_selection import RETRAIN
 from tests.orchestrator.test_cli import ratchet
@@ -145,6 +146,18 @@ def forge(run: Path, name: str, change: Callable[[list[dict[str, Any]]], object]
     [said] = [said for a in artifacts for said in a["files"].values() if said["sha256"] == before]
     said |= {"sha256": sha256(file), "size": file.stat().st_size}
     path.write_text(json.dumps(document))
+
+
+def cut_behind(run: Path, step: str) -> str:
+    """A run as it would be, had its driver died when this step was committed."""
+    records = Ledger(run / "ledger").records
+    last = next(record.number for record in records if record.data.get("step") == step)
+    for record in records[last + 1 :]:
+        (run / f"ledger/{record.number:08d}.json").unlink()
+        for artifact in record.data.get("artifacts", []):
+            shutil.rmtree(run / artifact["path"])
+    (run / "ledger.cache").unlink(missing_ok=True)
+    return step
 
 
 def swap_sides(rows: list[dict[str, Any]]) -> None:

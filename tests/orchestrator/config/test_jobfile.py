@@ -229,7 +229,7 @@ def test_shipped_jobs_are_valid_and_executable() -> None:
     jobs = sorted(path for path in Path("jobs").glob("*.yaml") if path.name != "methods.yaml")
     assert jobs
     for path in jobs:
-        command = "compare" if path.name == "compare.yaml" else "run"
+        command = "compare" if path.name.startswith("compare") else "run"
         assert path.read_text().startswith(f"#!/usr/bin/env -S python -m orchestrator {command}\n")
         assert path.stat().st_mode & 0o111
         name = load_plan(path).name if command == "compare" else load_job(path).job.name

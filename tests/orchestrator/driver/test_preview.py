@@ -90,6 +90,14 @@ def test_the_demos_jobs_are_sound(job: str) -> None:
     assert job != "step_dpo" or 'Step 1:"' in seen.shown[0]
 
 
+def test_the_same_jobs_of_a_comparison_are_looked_at_once(tmp_path: Path) -> None:
+    file = load_job(make_project(tmp_path, model="model"))
+    model, problems = byte_level(tmp_path / "model"), read_all_problems(file)
+    first = preview(file.job, model, problems, [], rendered)
+    (model / "tokenizer.json").write_text("nobody reads this")
+    assert first.shown and preview(file.job, model, problems, [], rendered) == first
+
+
 # What is refused
 
 

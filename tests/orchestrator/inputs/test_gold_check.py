@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive
 from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import BadInput
+from orchestrator.inputs.gold_check import check_golds
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.golds import joined
+from orchestrator.records.rows import Problem
 from tests.orchestrator.test_cli import ratchet
 from tests.support.stand_ins import StandIns, make_project, run_job
 from workers.grading.gold_check import unread_golds as ask_for
@@ -67,6 +70,35 @@ def test_validate_names_file_row_value_and_cure(tmp_path: Path, capsys: pytest.C
     for fine in ("[number,exact]", "[number,judge]", "['python:tests.orchestrator.inputs.test_gold_check:project']"):
         assert ratchet("validate", job, f"grade.graders={fine}", "judge.model=m") == 0
         assert "golds" not in capsys.readouterr().out
+
+
+class Counted(list[Problem]):
+    """Problems that count how often they are gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Problem]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_problems_are_read_once_whatever_is_asked_of_them(tmp_path: Path) -> None:
+    file = load_job(make_project(tmp_path))
+    problems = {
+        split: Counted(Problem(f"{split}-{n}", "?", gold, None) for n, gold in enumerate(["1", "x", "1", "2", "3"]))
+        for split in ("gate", "test")
+    }
+
+    def ask(_: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+        """Of the first three, and no more."""
+        looked = list(islice(golds, 3))
+        return {"x": "no number"}, len(set(looked))
+
+    unread, other, few = check_golds(file, problems, ask)
+    assert "data.gate: no grader of grade.graders reads 1 of 5 gold answers" in unread and "'x' (no number)" in unread
+    assert "data.test: no grader of grade.graders reads 1 of 5" in other
+    assert few == "only 2 of 4 different gold answers were looked at, to save time"
+    assert [rows.times for rows in problems.values()] == [1, 1]
 
 
 def test_a_job_whose_gold_answers_are_mostly_unread_is_refused(

@@ -154,19 +154,24 @@ def test_latex_that_lost_its_backslashes_is_refused_with_the_cure(tmp_path: Path
 
 MMLU = {"question": "Where?", "choices": ["Paris", "Rome", "Oslo", "Bern"]}
 ARC = {"question": "Where?", "choices": {"text": ["Paris", "Rome", "Oslo", "Bern"], "label": ["1", "2", "3", "4"]}}
+NUMBERS = {"question": "Where?", "choices": ["1", "2", "7"]}
 TEMPLATE = "{question}\n{choices}\n"
 
 
 @pytest.mark.parametrize(
     ("row", "answer", "gold"),
-    [(MMLU, 0, "A"), (MMLU, 3, "D"), (MMLU, "2", "C"), (MMLU, "B", "B"), (MMLU, "Oslo", "C"), (ARC, "1", "1")],
+    [
+        *[(MMLU, 0, "A"), (MMLU, 3, "D"), (MMLU, "2", "C"), (MMLU, "B", "B"), (MMLU, "Oslo", "C"), (ARC, "1", "1")],
+        *[(NUMBERS, 1, "B"), (NUMBERS, "7", "C"), (NUMBERS, "B", "B"), (NUMBERS, "0", "A")],
+    ],
 )
 def test_options_become_lines_and_the_gold_answer_a_letter(tmp_path: Path, row: Any, answer: Any, gold: str) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row | {"answer": answer}))
     [problem] = read(tmp_path / "a.jsonl", choices="choices", template=TEMPLATE)
     assert problem.gold == gold
-    first, last = ("A", "D") if row is MMLU else ("1", "4")
-    assert problem.text.startswith(f"Where?\n({first}) Paris\n") and problem.text.endswith(f"({last}) Bern\n")
+    first, last = ("(1) Paris", "(4) Bern") if row is ARC else ("(A) 1", "(C) 7")
+    first, last = ("(A) Paris", "(D) Bern") if row is MMLU else (first, last)
+    assert problem.text.startswith(f"Where?\n{first}\n") and problem.text.endswith(f"{last}\n")
 
 
 def test_options_in_a_template_need_their_key(tmp_path: Path) -> None:
@@ -179,6 +184,10 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for row, said in (
         (MMLU | {"answer": 4}, "is '4', which is none of the options (A, B, C, D), no number of one (from 0 to 3)"),
         (MMLU | {"answer": "Rom"}, "is 'Rom', which is none of the options"),
+        (MMLU | {"answer": "rome"}, "and no text of one, letter by letter (such as 'Paris')"),
+        (NUMBERS | {"answer": "1"}, "is '1', by which the options B, A could be meant: their labels, numbers or texts"),
+        (NUMBERS | {"answer": ["7", "2"]}, "is '2', by which the options C, B could be meant"),
+        (MMLU | {"choices": ["Rome", "Oslo", "Rome"], "answer": "Rome"}, "is 'Rome', by which the options A, C could"),
         (MMLU | {"answer": 0, "choices": "Paris"}, "must be a list of texts, or an object with the lists"),
         (MMLU | {"answer": 0, "choices": ["Paris"]}, "from 2 to 26"),
         ({"question": "Where?", "answer": 0}, "no field 'choices' (data.choices)"),
@@ -247,12 +256,31 @@ def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.duration("s"), pa.time64("us")], ids=str)
 def test_a_time_that_python_has_none_for_is_named_with_its_column(tmp_path: Path, kind: pa.DataType) -> None:
-    """Also where the job does not name that column: rows are read whole."""
+    """Where rows are read whole."""
     file = tmp_path / "a.parquet"
     values = pa.array([1, 2**31 - 1 if kind == pa.date32() else 2**62], kind)
     pq.write_table(pa.table({"question": ["q"] * 2, "answer": ["1"] * 2, "when": values}), file)
     with pytest.raises(BadInput, match=r"a day, time or duration is out of range .* columns 'when': leave it out"):
         list(rows_of(file, "data.train"))
+
+
+def test_columns_that_a_job_does_not_name_are_not_read(tmp_path: Path) -> None:
+    """One of them cannot be."""
+    file = tmp_path / "a.parquet"
+    known = {"id": ["1", "2"], "answer": [3, 4], "a.b": ["x", "y"], "why": ["p", "q"]}
+    known |= {"choices": [{"text": ["5", "3"], "label": ["3", "4"]}] * 2, "level": pa.array([1.1, 2.5], pa.float32())}
+    others = {"when": pa.array([1, 2**62], pa.duration("s")), "page": ["a", "b"]}
+    pq.write_table(pa.table(known | others), file)
+    settings = {"id": "id", "choices": "choices", "template": "{choices} {level}", "hint_template": "{why} {answer}"}
+    first, second = read(file, **settings)
+    assert (first.prompt_id, first.text, first.gold, first.hint) == ("1", "(3) 5\n(4) 3 1.1", "3", "p 3")
+    assert second.gold == "4"
+    assert set(next(rows_of(file, "data.train", ["a.b"]))[1]) == {"a.b"}
+    with pytest.raises(BadInput, match="is out of range"):
+        read(file, **settings | {"template": "{when}"})
+    pq.write_table(pa.table(known | {"page": ["a", "b"]}), file)
+    with pytest.raises(BadInput, match=r"no field 'nowhere' .*; the row has 'id', .* 'page'"):
+        read(file, **settings | {"template": "{nowhere}"})
 
 
 def test_a_text_that_is_the_value_of_each_row_is_counted_as_often_and_not_read(tmp_path: Path) -> None:

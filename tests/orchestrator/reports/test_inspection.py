@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.errors import Damaged
 from orchestrator.records.parquet import read_table
 from orchestrator.records.updates import epoch_batches
+from orchestrator.reports.inspection import pairs
 from orchestrator.reports.inspection.pairs import updates_with
 from orchestrator.reports.inspection.reading import RunReader
-from orchestrator.reports.inspection.views import reference_before
+from orchestrator.reports.inspection.views import Wanted, reference_before, samples
 from orchestrator.rounds.evaluation import solved
 from tests.orchestrator.test_cli import ratchet
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -220,3 +222,20 @@ def test_a_damaged_file_is_named(
     assert ratchet("inspect", run, view) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"ratchet: {run}/rounds/0") and "Traceback" not in said
+
+
+def test_of_shards_without_the_problem_no_row_is_read(made: Path, tmp_path: Path) -> None:
+    """As a file that cannot be read shows, beside those that are asked for."""
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    files = sorted((run / "rounds/01/samples").glob("*.parquet"))
+    pair = read_table(run / "rounds/01/pairs/00000.parquet").to_pylist()[0]
+    for file in files:
+        if pair["prompt_id"] not in read_table(file)["prompt_id"].to_pylist():
+            file.write_bytes(b"nothing")
+    assert sum(file.read_bytes() == b"nothing" for file in files) == len(files) - 1 > 0
+    found = pairs.pair(RunReader(run), 1, pair["pair_id"])
+    assert [found["sides"][side]["verdict"] for side in ("chosen", "rejected")] == ["correct", "wrong"]
+    wanted = Wanted(1, problem=pair["prompt_id"])
+    assert samples(RunReader(run), wanted, 100)["found"] > 1
+    with pytest.raises(Damaged):
+        samples(RunReader(run), Wanted(1), 100)

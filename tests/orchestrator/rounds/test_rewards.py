@@ -15,11 +15,11 @@ import pytest
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, RatchetError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rewards import RewardPlan, RewardWorkers
 from orchestrator.rounds.round import NoPairs
-from tests.orchestrator.commands.test_verify import forge
+from tests.orchestrator.commands.test_verify import cut_behind, forge
 from tests.orchestrator.sources.test_sources import facts, rows
 from tests.orchestrator.test_loop import StopAt, history
 from tests.support.stand_ins import StandInRewarders, StandIns, make_project, make_reward_model, run_job
@@ -210,6 +210,25 @@ def test_verify_finds_an_edited_reward(
     assert any(said in line for line in found), found
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (REWARDS, "its rows are not those of its samples, in their order"),
+        ("rounds/01/scores/00000.parquet", "not one verdict or score a sample"),
+    ],
+)
+@pytest.mark.parametrize("edit", [list.pop, lambda rows: rows[0].update(sample_index=99)], ids=["fewer", "others"])
+def test_rewards_and_scores_that_are_not_those_of_the_samples_are_not_used(
+    tmp_path: Path, file: str, said: str, edit: Callable[[list[dict[str, Any]]], object]
+) -> None:
+    job = project(tmp_path)
+    run_job(job, StandIns())
+    cut_behind(tmp_path / "run", file.rpartition("/")[0])
+    forge(tmp_path / "run", file, edit)
+    with pytest.raises(RatchetError, match=said):
+        run_job(job, StandIns())
+
+
 @pytest.mark.parametrize(("rule", "said"), [("best_worst", "its rejected one"), ("best", "the highest of its prompt")])
 def test_verify_follows_a_pair_to_its_scores(tmp_path: Path, rule: str, said: str) -> None:
     """Another sample of the prompt in the place of the chosen one, with its own ids."""
@@ -262,6 +281,12 @@ def test_each_setting_of_a_model_makes_other_rewards(tmp_path: Path) -> None:
         assert workers.calls["reward"] == anew, change
         assert workers.calls["generate"] <= 8, "the candidate's evaluation at most"
         assert verify(child).findings == []
+
+
+def test_a_model_that_is_named_twice_in_two_ways_is_refused(tmp_path: Path) -> None:
+    job = project(tmp_path, {"model": "reward"}, {"model": "./style/../reward", "weight": 0.5})
+    with pytest.raises(BadInput, match=r"reward\.models\.1\.model: .* as reward\.models\.0\.model is: give it once"):
+        run_job(job, StandIns())
 
 
 def test_a_run_keeps_its_reward_models(tmp_path: Path) -> None:

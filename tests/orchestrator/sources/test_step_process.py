@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from pydantic import ValidationError
 
 from orchestrator.commands.verify.command import verify
 from orchestrator.config import Job
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.records.rewards import REWARDS, RewardPlan
 from orchestrator.sources.steps.answers import Answer
 from orchestrator.sources.steps.pairing import Error
 from orchestrator.sources.steps.process import first_wrong
-from tests.orchestrator.commands.test_verify import forge
+from tests.orchestrator.commands.test_verify import cut_behind, forge
 from tests.orchestrator.sources.test_sources import facts, rows
 from tests.orchestrator.test_loop import StopAt, history
 from tests.support.stand_ins import StandInRewarders, make_project, make_reward_model, run_job
@@ -52,7 +53,7 @@ def test_the_first_step_below_the_threshold_is_the_wrong_one(tmp_path: Path) -> 
         for (prompt, index), likely in given.items()
     ]
     write_table(pa.Table.from_pylist(table, REWARDS), tmp_path / "rewards.parquet")
-    errors = [error(prompt, index, 3) for prompt, index in given]
+    errors = [error(prompt, index, len(likely or (1, 2))) for (prompt, index), likely in given.items()]
     found = first_wrong([tmp_path / "rewards.parquet"], errors, 0.3)
     assert found == {"a/0": 2, "a/1": 2, "b/0": None}, "at the threshold a step is right; nothing is known of b/1"
 
@@ -108,6 +109,37 @@ def test_verify_finds_an_edited_step_reward(tmp_path: Path) -> None:
     forge(tmp_path / "run", "rounds/01/step_rewards/00000.parquet", edit)
     found = verify(tmp_path / "run").findings
     assert any("the first wrong steps are not those that the step rewards tell" in line for line in found), found
+
+
+def fewer(table: list[dict[str, Any]]) -> None:
+    table.pop()
+
+
+def others(table: list[dict[str, Any]]) -> None:
+    table[0]["sample_index"] = 99
+
+
+def more_steps(table: list[dict[str, Any]]) -> None:
+    table[0]["step_rewards"] = [*table[0]["step_rewards"], 0.0]
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (fewer, "its rows are not the errors, in their order"),
+        (others, "its rows are not the errors, in their order"),
+        (more_steps, r"has \d+ steps, and rewards of"),
+    ],
+)
+def test_step_rewards_that_are_not_those_of_the_errors_are_not_used(tmp_path: Path, edit: Any, said: str) -> None:
+    """A stranger's file, whose hash is as committed, when the next step is made of it."""
+    job = project(tmp_path)
+    run_job(job, StepStandIns())
+    step = cut_behind(tmp_path / "run", "rounds/01/step_rewards")
+    forge(tmp_path / "run", f"{step}/00000.parquet", edit)
+    assert any(re.search(said, line) for line in verify(tmp_path / "run").findings)
+    with pytest.raises(Damaged, match=rf"step_rewards: .*{said}"):
+        run_job(job, StepStandIns())
 
 
 def test_it_needs_a_model_of_its_kind(tmp_path: Path) -> None:

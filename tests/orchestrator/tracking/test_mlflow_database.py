@@ -88,12 +88,10 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs that MLflow knows, made by two processes at once."""
+    """A folder of runs that MLflow knows."""
     runs = tmp_path_factory.mktemp("whole")
-    two_rounds(runs / "sample")
-    two_rounds(runs / "other")
-    both = [child("", runs), child("", runs, "other")]
-    assert [process.wait(PATIENCE) for process in both] == [0, 0]
+    for name in ("sample", "other"):
+        sync(two_rounds(runs / name).root)
     return runs
 
 
@@ -120,9 +118,13 @@ def test_an_interrupted_first_start_leaves_no_torn_database(killed: Callable[[st
 
 
 @pytest.mark.full
-def test_two_processes_that_make_it_at_once_leave_one(whole: Path) -> None:
-    assert hidden(whole) == []
-    found = tracked(whole)
+def test_two_processes_that_make_it_at_once_leave_one(tmp_path: Path) -> None:
+    for name in ("sample", "other"):
+        two_rounds(tmp_path / name)
+    both = [child("", tmp_path), child("", tmp_path, "other")]
+    assert [process.wait(PATIENCE) for process in both] == [0, 0]
+    assert hidden(tmp_path) == []
+    found = tracked(tmp_path)
     assert len({run.data.tags["ratchet.run_id"] for run in found}) == 2
     assert {run.info.status for run in found} == {"FINISHED"}
 

@@ -15,8 +15,10 @@ import pytest
 
 from orchestrator.commands.track import track
 from orchestrator.config.places import own_code, own_code_environment
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.tracking.feed import cursor_file
+from orchestrator.tracking.stores import Place
+from orchestrator.tracking.wandb import open_place
 from tests.support.sample_run import NUM_STEPS, two_rounds
 from tests.support.stand_ins import StandIns, make_project, run_job
 
@@ -136,6 +138,14 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def column(rows: Sequence[dict[str, float]], key: str, axis: str) -> list[int]:
     return [int(row[axis]) for row in rows if key in row]
+
+
+def test_weights_and_biases_writes_through_no_link(tmp_path: Path) -> None:
+    """Whether or not its package is installed."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/wandb").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(Damaged, match="wandb"):
+        open_place(Place(tmp_path / "run", "tiny", "project", "1", True, {}))
 
 
 @pytest.mark.usefixtures("offline")
