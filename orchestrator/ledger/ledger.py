@@ -262,7 +262,7 @@ class Ledger:
             Displaced: somebody has written since.
         """
         require_below(self.folder.parent, self._path(0))
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         sync(self.folder.parent)
         with contextlib.suppress(PermissionError):  # the folder of runs may be somebody else's
             sync(self.folder.parent.parent)

@@ -24,7 +24,7 @@ MAKE_ALL_ABOVE = {
     "orchestrator/commands/grade/file.py": 1,
     "orchestrator/driver/private_folder.py": 1,  # a cache of the user's
     "orchestrator/files/user_state.py": 1,
-    "orchestrator/ledger/ledger.py": 1,  # before a driver claims a run
+    "orchestrator/ledger/ledger.py": 2,  # until a driver has claimed a run
 }
 """How often a source file makes a folder with all that it stands in."""
 
