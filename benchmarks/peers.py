@@ -193,7 +193,7 @@ def train_ours(side: str, folder: Path, options: argparse.Namespace) -> dict[str
     trainer.connect(f"file://{folder / f'rendezvous-{os.getpid()}'}")
     model, pairs, own = str(folder / "model"), (str(folder / "pairs"),), folder / f"{side}-{os.getpid()}"
     own.mkdir()
-    trainer._engine(model)
+    trainer._engine(model, None)
     known, _ = trainer._read_pairs(pairs, model)
     meter = Meter()
     scored = trainer.reference_logprobs(ScoringPlan(model, model, pairs))

@@ -110,7 +110,7 @@ class Worker:
         self._leave()
         self._error = error
         for ref in self._open:
-            self.simulation.after(found, lambda ref=ref: ref.complete(error=error))  # type: ignore[misc]
+            self.simulation.after(found, lambda ref=ref: ref.complete(error=error))
 
     def _leave(self) -> None:
         self.dead = True

@@ -185,7 +185,7 @@ class SimulatedEngine(Worker):
         self._waiting.clear()
 
 
-KIND = EngineKind("vLLM", SimulatedEngine)  # type: ignore[arg-type]
+KIND = EngineKind("vLLM", SimulatedEngine)
 
 
 def _random(*what: object) -> np.random.Generator:

@@ -41,7 +41,7 @@ def main() -> None:
         kept = [slow.keep.remote() for _ in range(OPEN)]
         print(f"{'microseconds':<32}{'processor':>10}{'clock':>10}")
         for count in (10, OPEN):
-            measure(f"wait for {count} references", lambda count=count: ray.wait(kept[:count], timeout=0), 20)  # type: ignore[misc]
+            measure(f"wait for {count} references", lambda count=count: ray.wait(kept[:count], timeout=0), 20)
         answers: list[Any] = []
         measure("submit a call", lambda: answers.append(quick.answer.remote()), TIMES)
         ray.wait(answers, num_returns=TIMES)
