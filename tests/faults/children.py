@@ -262,7 +262,9 @@ def wait_until_stopped(process: BaseProcess) -> bool:
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     # Besides: pytest, since a child imports its parent's main module again; pandas, which pyarrow imports at first use.
-    context.set_forkserver_preload([__name__, "tests.faults.jobs", "pytest", "pandas", "_strptime"])
+    context.set_forkserver_preload(
+        [__name__, "tests.faults.jobs", "tests.faults.primed", "pytest", "pandas", "_strptime"]
+    )
     return context
 
 
