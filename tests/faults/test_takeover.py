@@ -165,7 +165,7 @@ def test_taking_over_while_the_other_one_goes_on(calm: Undisturbed, space: Path,
     """The newer driver is itself stopped in its first operations, between which the older one goes on and ends."""
     draw = random.Random(1)
     renames = [n for n, done in enumerate(calm.operations, 1) if done.startswith("os.rename rounds")]
-    points = renames[:: max(1, stride // 8)]
+    points = [renames[at - 1] for at in spread([calm.operations[n - 1] for n in renames], max(1, stride // 6))]
     starts = {point: draw.randint(1, 14) for point in points}
 
     def crossed(point: int) -> int:
