@@ -76,7 +76,9 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
-    limit: Annotated[float | None, typer.Option(min=1, help="Most seconds that each check may take")] = None,
+    limit: Annotated[
+        float | None, typer.Option(min=1, max=86_400, help="Most seconds that each check may take")
+    ] = None,
     trust: Trust = False,
 ) -> None:
     """Check whether the cluster is fit for a job; exit code 1 where a check fails."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.errors import BadInput, Displaced, RatchetError
 from orchestrator.files import disk
-from orchestrator.files.inside import remove, walk
+from orchestrator.files.inside import remove, rename, walk
 from orchestrator.ledger import rollbacks
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import CLEANING, Ledger, State
@@ -47,6 +47,8 @@ class Waste:
     size: int
     """Bytes on the disk; those of a file that another run shares are only free when that run's name is gone too."""
     committed: bool = False
+    at_once: bool = False
+    """Whether `verify` looks into it for as long as it has its name, which it loses before anything in it goes."""
 
 
 def waste(run_dir: Path) -> list[Waste]:
@@ -125,7 +127,12 @@ def _remove(run_dir: Path, ledger: Ledger, found: Iterable[Waste]) -> None:
         ledger.refresh()
         if ledger.state.epoch != epoch:
             raise Displaced(f"{run_dir}: somebody has begun to drive this run, and it is left alone.")
-        remove(run_dir, run_dir / item.path, strict=True)
+        path = run_dir / item.path
+        if item.at_once and os.path.lexists(path):
+            gone = path.with_name(f".{path.name.removeprefix('.')}-e{epoch}")  # as what a dead driver has left
+            rename(run_dir, path, gone)
+            path = gone
+        remove(run_dir, path, strict=True)
 
 
 @contextlib.contextmanager
@@ -148,13 +155,14 @@ def _waste(run_dir: Path, state: State) -> list[Waste]:
         Waste(path, "checkpoint beyond keep.checkpoints", _size(run_dir / path), committed=True)
         for path in spare_checkpoints(state, keep)
     ]
-    for path, why in (
-        *_half_gone(run_dir, state),
-        *_set_aside(run_dir, state),
-        *_untaken(run_dir, state),
-        *_left_behind(run_dir, state),
+    for looked_into, group in (
+        (False, _half_gone(run_dir, state)),
+        (True, _set_aside(run_dir, state)),
+        (True, _untaken(run_dir, state)),
+        (False, _left_behind(run_dir, state)),
     ):
-        found.append(Waste(str(path.relative_to(run_dir)), why, _size(path)))
+        for path, why in group:
+            found.append(Waste(str(path.relative_to(run_dir)), why, _size(path), at_once=looked_into))
     return found
 
 

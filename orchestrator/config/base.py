@@ -63,6 +63,8 @@ def _day(value: Any) -> Any:
 
 Day = Annotated[str, BeforeValidator(_day)]
 Positive = Annotated[float, BeforeValidator(no_bool), Field(gt=0)]
+# At most 30 years: no thread and no call waits for longer than 292.
+Seconds = Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=1_000_000_000)]
 NonNegative = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=1)]
 NonEmpty = Annotated[str, Field(min_length=1)]

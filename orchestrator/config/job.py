@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
 from orchestrator.config.archive import archive_address
-from orchestrator.config.base import Count, CountOrZero, Positive, Settings, Words
+from orchestrator.config.base import Count, CountOrZero, Seconds, Settings, Words
 from orchestrator.config.data import Data
 from orchestrator.config.environment import names, variables
 from orchestrator.config.learning import Loss, Pairs, Promotion, Train
@@ -70,10 +70,10 @@ class Cluster(Settings):
     """`shared` has engines and ranks take turns on the same devices. `split` gives each role devices of its own, for as
     long as the run: nothing is started or given back between two phases, and one of the two always has nothing to
     do."""
-    timeout: Positive = 120.0
+    timeout: Seconds = 120.0
     """Seconds to wait for the cluster to answer, and to have the resources free: other jobs hold them, or a node was
     lost and none has come in its place. Then the run ends with exit code 75, and the same command goes on."""
-    idle_release: Positive | None = 300.0
+    idle_release: Seconds | None = 300.0
     """Seconds without work for engines or ranks, since a judge is waited for, after which they are ended and their
     place is given back; they are started again when they are needed. null keeps them."""
     interface: Annotated[str, Field(min_length=1, max_length=100)] | None = None

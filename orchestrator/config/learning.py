@@ -15,6 +15,7 @@ from orchestrator.config.base import (
     NonNegativeSchedule,
     Positive,
     PositiveSchedule,
+    Seconds,
     Settings,
     at_round,
     no_bool,
@@ -268,7 +269,7 @@ class Train(Settings):
     """Save the training's state when so many minutes have passed since it was saved last: what a crash can cost. It
     is the least: fifty times as long as a save took is trained before the next, so that saving costs at most 2 % of the
     time."""
-    stall_timeout: Executing[Positive] = 1800.0
+    stall_timeout: Executing[Seconds] = 1800.0
     """Seconds without any progress after which the ranks are taken for hung and started again. A weight that is loaded
     or gathered, a pack that is scored or trained on and a file that is written, hashed or read are progress."""
 

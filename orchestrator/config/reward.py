@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from orchestrator.config.base import Count, Fraction, NonEmpty, NonNegative, Number, Positive, Settings
+from orchestrator.config.base import Count, Fraction, NonEmpty, NonNegative, Number, Seconds, Settings
 from orchestrator.config.learning import BY_SCORE
 from orchestrator.config.marks import Executing
 
@@ -37,7 +37,7 @@ class Scoring(Settings):
     """CPU cores of each; null shares out those of a machine without accelerators."""
     device: Executing[Literal["auto", "cpu"]] = "auto"
     """`cpu` stays there even where the cluster has accelerators."""
-    stall_timeout: Executing[Positive] = 300.0
+    stall_timeout: Executing[Seconds] = 300.0
     """Seconds without a scored answer after which a process is taken for hung and replaced."""
 
 

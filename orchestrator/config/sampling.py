@@ -18,6 +18,7 @@ from orchestrator.config.base import (
     NonNegative,
     NonNegativeSchedule,
     Positive,
+    Seconds,
     Settings,
     compiled,
 )
@@ -102,10 +103,10 @@ class Generate(Settings):
     once: the run and its forks keep it, on another device too."""
     engine: Annotated[dict[str, Any], _ENGINE] = {}
     """Further arguments of the engine (vLLM), by its own names; those that have a key here are set there."""
-    start_timeout: Executing[Positive | None] = None
+    start_timeout: Executing[Seconds | None] = None
     """Seconds that an engine may take to load the model; null takes 1800, or as long as it takes to read the model's
     weights at 50 MB/s, where that is longer."""
-    stall_timeout: Executing[Positive] = 300.0
+    stall_timeout: Executing[Seconds] = 300.0
     """Seconds after which an engine that has work and makes no progress is taken for hung and replaced."""
 
     @field_validator("engine")
@@ -226,7 +227,7 @@ class Grade(Settings):
     the run's report lists where the graders differ."""
     timeout: Annotated[Positive, Field(le=86_400)] = 5.0
     """Seconds after which a grader's process is killed; at most a day."""
-    memory: Positive = 1.0
+    memory: Annotated[Positive, Field(le=1_000_000_000)] = 1.0
     """GiB of memory that a grader's process may take beyond what it has after starting."""
     processes: Executing[Annotated[Count, Field(le=4096)] | None] = None
     """Number of grader processes; null takes one a core."""
@@ -286,7 +287,7 @@ class Judge(Settings):
     """Most requests of a run, repeated ones included; null sets no limit. What is in the cache costs none."""
     concurrency: Executing[Count] = 8
     """Requests under way at once."""
-    timeout: Executing[Positive] = 60.0
+    timeout: Executing[Seconds] = 60.0
     """Seconds that one request may take."""
     retries: Executing[CountOrZero] = 4
     """How often a request that failed is repeated, with growing pauses."""

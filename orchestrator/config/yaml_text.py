@@ -92,9 +92,13 @@ class _Reader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
+            if isinstance(value, int):
+                str(value)  # of base 16 and 2 Python reads any length, and then cannot write it
+            return value
         except ValueError as error:
-            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+            said = str(error).partition(";")[0]  # behind it is what a program may do
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
         except (LookupError, AttributeError) as error:  # of what is said to be of a kind (`!!int x`) that it is not
             said = f"{node.value!r} is no value of the tag {node.tag!r}"
             raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error

@@ -19,6 +19,7 @@ from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.sharing import check_sizes, size_of
 from orchestrator.models.files import check_files
 from orchestrator.reports.lineage import pair_files_trained_on
+from orchestrator.reports.living import settled
 from orchestrator.reports.status import open_run
 
 _PREFIX = "run:"
@@ -77,24 +78,26 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
     if root == own:
         raise BadInput(f"{where}: {root} is this job's own run, which cannot need itself. Choose another `name`.")
     try:
-        state = open_run(root).state
+        open_run(root)
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from error
-    checkpoints = _checkpoints(state)
-    number = _best(state, checkpoints, f"{where}: {root}") if model.round is None else model.round
-    artifact = _checkpoint(state, checkpoints, number, f"{where}: {root}")
-    files = Artifacts(root)
     try:
-        check_sizes(artifact, files.place(artifact), root)
-        check_files(files.place(artifact), root)
-        folder = files.verify(artifact, files.place(artifact))
-        seen = {file: size_of(file, root) for file in pair_files_trained_on(root, number)}
-        for pairs in _holding(root, state, seen):
-            files.verify(pairs)
-        for file in seen:
-            require_columns(file, root)
+        return settled(root, lambda ledger: _sound(model, ledger.state, root, f"{where}: {root}"))
     except Damaged as error:
         raise BadInput(f"{where}: {error} `ratchet verify {root}` names all that is wrong with it.") from error
+
+
+def _sound(model: RunModel, state: State, root: Path, what: str) -> Checkpoint:
+    number = _best(state, what) if model.round is None else model.round
+    artifact, files = committed_checkpoint(state, number, what), Artifacts(root)
+    check_sizes(artifact, files.place(artifact), root)
+    check_files(files.place(artifact), root)
+    folder = files.verify(artifact, files.place(artifact))
+    seen = {file: size_of(file, root) for file in pair_files_trained_on(root, number)}
+    for pairs in _holding(root, state, seen):
+        files.verify(pairs)
+    for file in seen:
+        require_columns(file, root)
     digest = durable.fingerprint([[name, said["sha256"]] for name, said in sorted(artifact.files.items())])
     config = state.configs[-1]
     origin = {"run": config["job"]["name"], "run_id": config["run_id"], "round": number, "digest": digest}
@@ -120,16 +123,23 @@ def _checkpoints(state: State) -> dict[int, Artifact]:
     return {int(found[1]): a for a in artifacts if (found := _CHECKPOINT.fullmatch(a.path))}
 
 
-def _best(state: State, checkpoints: Collection[int], what: str) -> int:
+def _best(state: State, what: str) -> int:
     """The round of the run's current reference."""
     reference = state.promotions[-1]["reference"] if state.promotions else ""
     if found := _CHECKPOINT.fullmatch(reference):
         return int(found[1])
+    checkpoints = _checkpoints(state)
     cure = f"Name a round ({_listed(checkpoints)}), or that model." if checkpoints else "Name that model instead."
     raise BadInput(f"{what}: this run has promoted no checkpoint: its reference is still its base model. {cure}")
 
 
-def _checkpoint(state: State, checkpoints: dict[int, Artifact], number: int, what: str) -> Artifact:
+def committed_checkpoint(state: State, number: int, what: str) -> Artifact:
+    """The checkpoint of a round.
+
+    Raises:
+        BadInput: the round has none, or it was removed or set aside.
+    """
+    checkpoints = _checkpoints(state)
     here = [n for n, artifact in checkpoints.items() if artifact.path not in state.discarded]
     if number in here:
         return checkpoints[number]

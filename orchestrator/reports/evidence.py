@@ -47,12 +47,13 @@ class Evidence:
     def graded(self) -> int:
         """Samples that have a verdict, whatever it is, but for those of problems without a gold answer."""
         every = sum(self.round.count("verdicts", verdict) for verdict in ("correct", "wrong", "ungradable"))
-        return every - (0 if self.golds else self.round.count("verdicts", "gold"))
+        return every if self.golds else max(0, every - self.round.count("verdicts", "gold"))
 
     @property
     def pass_one(self) -> float | None:
         """Share of samples that are correct: pass@1, as far as a prompt has as many samples as any other."""
-        return self.round.count("verdicts", "correct") / self.graded if self.graded else None
+        # No more than all of them, whatever a record of somebody else counts.
+        return min(1.0, self.round.count("verdicts", "correct") / self.graded) if self.graded else None
 
     @property
     def pass_any(self) -> float | None:

@@ -7,18 +7,21 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from orchestrator.commands.export.command import export_model, export_pairs
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import waste
+from orchestrator.commands.rollback import roll_back
 from orchestrator.commands.verify.command import Verification, verify
 from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.ledger import Artifact, Ledger
 from orchestrator.ledger.run import Run
+from orchestrator.models.other_run import RunModel, find
 from orchestrator.reports.lineage import pair_files_trained_on
 from orchestrator.reports.living import settled
 from orchestrator.reports.report import report_text
@@ -73,6 +76,87 @@ def test_what_is_discarded_meanwhile_is_not_missing(run: Path) -> None:
 def test_what_is_missing_without_a_record_is(run: Path) -> None:
     report = Meanwhile(run, lambda root: shutil.rmtree(root / CHECKPOINT)).report()
     assert report.findings and all(line.startswith(CHECKPOINT) for line in report.findings)
+
+
+class Later(Meanwhile):
+    """It happens at a later look."""
+
+    def __init__(self, run: Path, act: Callable[[Path], None], at: int) -> None:
+        super().__init__(run, act)
+        self.looks, self._at = 0, at
+
+    def look(self, what: Any) -> list[str]:
+        self.looks += 1
+        return super().look(what) if self.looks > self._at else Verification.look(self, what)
+
+
+@pytest.mark.parametrize("to", [0, 1])
+def test_what_a_rollback_sets_aside_meanwhile_is_not_damaged(run: Path, tmp_path: Path, to: int) -> None:
+    """Whichever look it comes before, of a sample, and of the last ones."""
+    undisturbed = Later(run, lambda _: None, 0)
+    undisturbed.report()
+    for number, at in enumerate((*range(0, undisturbed.looks, 40), undisturbed.looks - 2, undisturbed.looks - 1)):
+        copy = Path(shutil.copytree(run, tmp_path / f"{number}"))
+        report = Later(copy, lambda root: roll_back(root, to, identity()) and None, at).report()
+        assert report.findings == [], f"before look {at}"
+        assert Ledger(copy / "ledger").state.rolled_back
+
+
+def test_a_run_that_is_moved_meanwhile_is_not_called_damaged(run: Path) -> None:
+    with pytest.raises(BadInput, match="was moved or removed while it was looked at"):
+        Meanwhile(run, lambda root: root.rename(root.with_name("elsewhere")) and None).report()
+
+
+class FolderMeanwhile(type(Path())):  # type: ignore[misc]
+    """A folder that something happens beside, once: where it is first looked at, or where it is made."""
+
+    absolutely: Callable[[], None] | None = None
+    below: Callable[[], None] | None = None
+
+    def absolute(self) -> FolderMeanwhile:
+        act, self.absolutely = self.absolutely, None
+        if act:
+            act()
+        return self
+
+    @property
+    def parent(self) -> Path:
+        act, self.below = self.below, None
+        if act and not self.absolutely:
+            act()
+        return Path(self).parent
+
+
+@pytest.mark.parametrize("moment", ["absolutely", "below"])
+@pytest.mark.parametrize("what", [export_model, export_pairs])
+def test_an_export_of_what_a_rollback_sets_aside_meanwhile_says_so(
+    run: Path, tmp_path: Path, what: Callable[[str, Path], object], moment: str
+) -> None:
+    folder = FolderMeanwhile(tmp_path / "taken")
+    setattr(folder, moment, lambda: roll_back(run, 1, identity()))
+    with pytest.raises(BadInput, match=r"round 2 has no .*a rollback has set"):
+        what(f"{run}@round2", folder)
+    assert Ledger(run / "ledger").state.rolled_back and not (tmp_path / "taken").exists()
+
+
+class Asked:
+    """Another run's checkpoint as a job names it; something happens as its round is asked for, which is after that
+    run's ledger was read."""
+
+    def __init__(self, run: Path, act: Callable[[], object]) -> None:
+        self.run, self._act = str(run), act
+
+    @property
+    def round(self) -> int:
+        self._act()
+        self._act = bool
+        return 2
+
+
+def test_a_model_of_another_run_that_a_rollback_sets_aside_meanwhile_is_not_damaged(run: Path, tmp_path: Path) -> None:
+    asked = cast(RunModel, Asked(run, lambda: roll_back(run, 1, identity())))
+    with pytest.raises(BadInput, match="round 2 has no checkpoint: a rollback has set it aside"):
+        find(asked, "model", [], tmp_path)
 
 
 class Revealing(Artifacts):

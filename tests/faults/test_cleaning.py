@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import clean, waste
 from orchestrator.commands.verify.command import verify
-from orchestrator.driver.drive import identity
+from orchestrator.driver.drive import drive, identity
+from orchestrator.driver.resume import resumed
 from orchestrator.driver.signals import signals
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.rounds.round import GateStopped
 from orchestrator.rounds.spare import spare_checkpoints
 from tests.faults.children import (
     ALL_THAT_FOLLOW,
@@ -28,10 +31,12 @@ from tests.faults.children import (
     small_project,
     wait_until_stopped,
 )
+from tests.faults.commands import Command, command
 from tests.faults.conftest import Shelf
 from tests.faults.sweeps import SOME_OR_ALL, STRIDE, state_of, sweep
 from tests.orchestrator.test_loop import history
 from tests.support.sample_run import DEAD_PID
+from tests.support.stand_ins import StandIns
 
 LAST_WORDS = ("finished", "failed", None)
 """How the last driver ended; None for one that was killed."""
@@ -220,3 +225,33 @@ def test_a_driver_that_starts_at_the_same_time_copes(littered: Path, finished: C
     # The third is between a probe's temporary file and its link: `gc` takes the file for one left behind.
     points = range(1, 40) if stride == 1 else (3, 14, 25)
     note("gc beside a start", {"points": sum(sweep(points, started))})
+
+
+@SOME_OR_ALL
+def test_cut_off_in_the_offers_of_a_fork_that_the_gate_has_stopped(shelf: Shelf, space: Path, stride: int) -> None:
+    stride = min(stride, 3)  # few operations are within a folder
+    parent = Case(small_project(shelf.folder(), train={}), shelf.folder())
+    assert parent.drive() == 0, parent.output
+    stopped = space / "stopped"
+    fork(parent.run, stopped, ["promotion.rule=better"])
+    with signals() as received, pytest.raises(GateStopped):
+        drive(resumed(stopped), print, received, lambda _job, _logs: StandIns(gain=0.1, steps=2, peak=1))
+    assert list(stopped.rglob(".checkpoint-offered"))
+
+    def cleaning(name: str) -> Command:
+        made = command(space / name / "in", "gc", "FOLDER/run")
+        shutil.copytree(stopped, made.folder / "run")
+        return made
+
+    whole = cleaning("gc")
+    assert whole.run() == 0 and not list(whole.folder.rglob("*-offered")), whole.output
+
+    def killed(point: int) -> int:
+        case = cleaning(f"gc-{point}")
+        code, run = case.run(Fault("SIGKILL", point)), case.folder / "run"
+        assert verify(run).findings == []
+        assert case.run() == 0 and verify(run).findings == [] and names(run) == names(whole.folder / "run")
+        shutil.rmtree(space / f"gc-{point}")
+        return 1 if code else 0
+
+    sweep(range(1 + stride // 2, len(whole.operations) + 1, stride), killed)

@@ -111,3 +111,28 @@ def test_killed_at_any_operation_a_resume_goes_on(finished: Case, calm: Command,
         return 1 if code else 0
 
     sweep(spread(calm.operations, 2 * stride, 1 + stride // 2), killed)
+
+
+@SOME_OR_ALL
+def test_gc_cut_off_as_it_removes_what_was_set_aside_damages_nothing(calm: Command, space: Path, stride: int) -> None:
+    def cleaning(name: str) -> Command:
+        made = command(space / name / "in", "gc", "FOLDER/run")
+        shutil.copytree(calm.folder / "run", made.folder / "run")
+        return made
+
+    whole = cleaning("gc")
+    assert whole.run() == 0, whole.output
+    outcome = left(whole.folder / "run")
+
+    def killed(point: int) -> int:
+        case = cleaning(f"gc-{point}")
+        run = case.folder / "run"
+        code = case.run(Fault("SIGKILL", point))
+        assert verify(run).findings == []
+        assert case.run() == 0 and "Traceback" not in case.output, case.output
+        assert left(run) == outcome and verify(run).findings == []
+        shutil.rmtree(space / f"gc-{point}")
+        return 1 if code else 0
+
+    ended = sweep(spread(whole.operations, stride, 1 + stride // 2), killed)
+    note("gc after a rollback", {"points": len(ended), "of": len(whole.operations), "ended the command": sum(ended)})

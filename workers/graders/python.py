@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from orchestrator.errors import cut
 from workers.graders import guard
 from workers.graders.combine import Grader
 from workers.graders.judgement import CORRECT, Judgement
@@ -19,8 +20,8 @@ def make(argument: str) -> Grader:
     module_name, _, name = argument.partition(":")
     try:
         function = getattr(import_module(module_name), name)
-    except Exception as error:
-        raise ValueError(f"python:{argument}: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # whatever the module raises; SystemExit would end the process without a word
+        raise ValueError(f"python:{argument}: {type(error).__name__}: {_said(error)}") from error
     if not callable(function):
         raise ValueError(f"python:{argument}: {name} is no function")
 
@@ -34,3 +35,10 @@ def make(argument: str) -> Grader:
         return CORRECT if said else Judgement("wrong", "the function says so")
 
     return grade
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return cut(str(error))
+    except Exception:  # an error of the module's own, which need not be able to say what it is
+        return "it cannot be said"

@@ -116,7 +116,7 @@ class GraderPool:
 
         A truncated completion is ungradable, and so is one whose gold answer is "", which says that there is none. One
         without an answer is wrong, and one whose grading took too long or too much memory is ungradable. An answer that
-        cannot be read is what the settings say (`grade.unreadable`). Raises RuntimeError when no grader process can be
+        cannot be read is what the settings say (`grade.unreadable`). Raises RatchetError when no grader process can be
         started.
         """
         if len(self._known) > MOST_KNOWN:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, RatchetError
 from workers.graders.combine import Spec
 
 START_LIMIT = 120.0
@@ -63,8 +63,8 @@ class GraderProcess:
         """Send a request (see serve.py) and return the reply.
 
         Raises GraderDied when the process died over it or had to be killed, with reason "timeout",
-        "out of memory", or what else ended it; RuntimeError when no process can be started, or after `close`;
-        BadInput when a grader cannot be made as the job has it.
+        "out of memory", or what else ended it; RatchetError when no process can be started; RuntimeError after
+        `close`; BadInput when a grader cannot be made as the job has it.
         """
         process = self._process or self._start()
         self._requests += 1
@@ -118,14 +118,18 @@ class GraderProcess:
             hello = self._read(process, time.monotonic() + START_LIMIT)
         except (TimeoutError, OSError, ValueError) as error:
             self._kill()
-            raise RuntimeError(
-                f"a grader process did not start: {error}. Its own message is above; "
-                "`python -m workers.grading.serve 5 1 '[\"math\"]' '[]'` shows it again"
-            ) from None
+            raise self._unstarted(error) from None
         if "refused" in hello:
             self._kill()
             raise BadInput(f"grade.graders: {hello['refused']}")
         return process
+
+    def _unstarted(self, error: Exception) -> RatchetError:
+        """That the process ended, or hung, before it was ready. It is a module of the user's that can make it."""
+        said = f"a grader process did not start within {START_LIMIT:.0f} s: {error}. What it printed is above"
+        if "python:" in self._arguments[2]:
+            return BadInput(f"grade.graders: {said}. A module of `python:` must neither end the process nor wait")
+        return RatchetError(f"{said}. The same command goes on from here")
 
     def _read(self, process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
         """The next line of JSON. Raises TimeoutError, OSError where the replies end, or ValueError."""

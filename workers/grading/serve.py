@@ -40,6 +40,7 @@ from workers.graders import guard
 from workers.graders.combine import Grader, build, each
 from workers.graders.extraction.extraction import extract
 from workers.graders.judgement import Judgement
+from workers.grading.process import START_LIMIT
 from workers.supervision.parent import end_with_parent
 
 OUT_OF_MEMORY = 77
@@ -58,6 +59,7 @@ def main(arguments: list[str]) -> None:
     timeout, memory = float(arguments[0]), int(float(arguments[1]) * 2**30)
     graders, rules = json.loads(arguments[2]), json.loads(arguments[3])
     _restore_signals()
+    signal.setitimer(signal.ITIMER_REAL, START_LIMIT)  # a module that is imported may wait for ever, and nobody be left
     replies = _private_stdout()
     try:
         grader, alone = build(graders), each(graders)
@@ -66,6 +68,7 @@ def main(arguments: list[str]) -> None:
         return
     if (mathematics := sys.modules.get("workers.graders.math")) is not None:
         mathematics.warm_up()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, what all workers share
     begun = mmap.mmap(-1, _BEGUN.size)  # shared with the workers

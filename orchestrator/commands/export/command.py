@@ -16,10 +16,11 @@ from orchestrator.files import durable, unfinished
 from orchestrator.files.disk import one_message
 from orchestrator.files.named import real, whole
 from orchestrator.ledger.borders import require_borders
-from orchestrator.ledger.ledger import Artifact
+from orchestrator.ledger.ledger import Artifact, Ledger
 from orchestrator.ledger.sharing import Giver, check_sizes
-from orchestrator.models.other_run import RunModel, find, place_of, run_model
+from orchestrator.models.other_run import Checkpoint, RunModel, committed_checkpoint, find, place_of, run_model
 from orchestrator.reports.inspection.reading import RunReader
+from orchestrator.reports.living import settled
 from orchestrator.reports.tables import round_step
 from orchestrator.text.shown import as_json
 
@@ -54,11 +55,15 @@ def export_model(run: str, folder: Path) -> Exported:
         Damaged: a record or a file is not what was committed.
     """
     found = find(_named(run), run, [], _NOWHERE)
+    folder = _free(folder, found.root)
+    return settled(found.root, lambda ledger: _export_model(run, found, ledger, folder))
+
+
+def _export_model(run: str, found: Checkpoint, ledger: Ledger, folder: Path) -> Exported:
     root, number = found.root, int(found.origin["round"])
-    reader = RunReader(root)
-    artifact = _checkpoint(reader, number)
-    card = model_card(reader, number)
-    folder = _free(folder, root)
+    # It was found by an earlier reading, and a rollback may have come since.
+    artifact = committed_checkpoint(ledger.state, number, f"{run}: {root}")
+    card = model_card(RunReader(root, ledger), number)
     with _making(folder) as building:
         giver = Giver(root, sum(said["size"] for said in artifact.files.values()), links=False)
         _give(giver, root, artifact, building, {name: name for name in artifact.files})
@@ -77,19 +82,23 @@ def export_pairs(run: str, folder: Path) -> Exported:
     """
     named = _named(run)
     root = place_of(named.run, [], _NOWHERE)
-    reader = RunReader(root)
+    return settled(root, lambda ledger: _export_pairs(root, ledger, named.round, folder))
+
+
+def _export_pairs(root: Path, ledger: Ledger, number: int | None, folder: Path) -> Exported:
+    reader = RunReader(root, ledger)
     require_borders(root, reader.state)
-    numbers = reader.rounds("pairs") if named.round is None else [reader.require(named.round, "pairs")]
+    numbers = reader.rounds("pairs") if number is None else [reader.require(number, "pairs")]
     if not numbers:
         raise BadInput(f"{root}: no round has pairs yet")
     folder = _free(folder, root)
-    commits = {number: reader.state.commits[round_step(number, "pairs")] for number in numbers}
-    artifacts = {number: commit.artifacts[0] for number, commit in commits.items()}
+    commits = {each: reader.state.commits[round_step(each, "pairs")] for each in numbers}
+    artifacts = {each: commit.artifacts[0] for each, commit in commits.items()}
     total = sum(check_sizes(artifact, root / artifact.path, root) for artifact in artifacts.values())
     with _making(folder) as building:
         giver = Giver(root, total, links=False)
-        for number, artifact in artifacts.items():
-            _give(giver, root, artifact, building, _names(number, artifact))
+        for each, artifact in artifacts.items():
+            _give(giver, root, artifact, building, _names(each, artifact))
         durable.replace(building / "README.md", dataset_card(reader, list(artifacts)).encode())
     rows = sum(int(commit.facts["pairs"]) for commit in commits.values())
     what = f"pairs of {_rounds(list(artifacts))} of {root.name}"
@@ -144,11 +153,6 @@ def _making(folder: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # somebody else's file may be in it by now
                 place.rmdir()
         raise
-
-
-def _checkpoint(reader: RunReader, number: int) -> Artifact:
-    path = round_step(number, "checkpoint")
-    return next(a for commit in reader.state.commits.values() for a in commit.artifacts if a.path == path)
 
 
 def _names(number: int, artifact: Artifact) -> Mapping[str, str]:

@@ -211,7 +211,7 @@ class _ParquetRows:
     def finish(self) -> None:
         try:
             pq.write_table(_table(self._rows, self._file), self._path.absolute(), compression="zstd")
-        except (pa.ArrowException, UnicodeEncodeError) as error:
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
             raise BadInput(
                 f"{self._file}: its fields do not fit into Parquet ({first_line(error)}); choose an output in .jsonl"
             ) from error

@@ -21,9 +21,9 @@ from orchestrator.commands.verify.bounds import beyond
 from orchestrator.commands.verify.differences import count, differences
 from orchestrator.commands.verify.reading import Reading
 from orchestrator.commands.verify.recount import LEFT, Recount, left_here, told_of
-from orchestrator.commands.verify.strays import added_files, count_strays, set_aside
+from orchestrator.commands.verify.strays import added_files, count_strays, is_aside_here, set_aside
 from orchestrator.config import Job
-from orchestrator.errors import Damaged, cut
+from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.files.lack import require_enough, require_reachable
@@ -115,7 +115,10 @@ class Verification:
         self._tell(self._check_current, "CURRENT: ")
         self._tell(self._check_base_model)
         self._follow()
-        report.strays = count_strays(self.at, self.state)
+        try:
+            report.strays = count_strays(self.at, self.state)
+        except FileNotFoundError as error:
+            raise BadInput(f"{self.root}: was moved or removed while it was looked at") from error
         report.findings[:0] = self.reading.findings
         report.facts = sum(self._facts.values())
         report.discarded = len(self.state.discarded)
@@ -163,11 +166,11 @@ class Verification:
                 self._bad.add(artifact.path)
 
     def _added(self, artifact: Artifact) -> Iterator[str]:
-        if artifact.path in self._current():
+        if self._is_current(artifact):
             yield from added_files(self.at.place(artifact), artifact)
 
     def _problem(self, artifact: Artifact, name: str) -> Iterator[str]:
-        if artifact.path in self._current():
+        if self._is_current(artifact):
             place = self.at.place(artifact)
             file = place / name if name else place
             yield from (found := list(_problem(file, artifact.files[name], self.root)))
@@ -175,12 +178,11 @@ class Verification:
                 require_bounded(file, self.root)
                 yield from _misfit(file)
 
-    def _current(self) -> set[str]:
-        """Paths of the artifacts that are committed and not discarded, by the newest state."""
+    def _is_current(self, artifact: Artifact) -> bool:
+        """Whether it is committed and not discarded, by the newest state; or set aside, and `gc` has not come by."""
         if self._paths is None or self._paths[0] != self.reading.next:
-            artifacts = (*self.state.artifacts(), *self._set_aside())
-            self._paths = (self.reading.next, {artifact.path for artifact in artifacts})
-        return self._paths[1]
+            self._paths = (self.reading.next, {artifact.path for artifact in self.state.artifacts()})
+        return artifact.path in self._paths[1] or is_aside_here(self.root, self.state, artifact)
 
     def _set_aside(self) -> Iterator[Artifact]:
         """What rollbacks have set aside, as far as `ratchet gc` has not removed it."""
@@ -240,7 +242,9 @@ class Verification:
             recorded, computed = shard.facts, self.recount().shard(step, index)
             recipe = int(recorded.get("recipe", 1))
         else:
-            commit, computed = self.state.commits[step], self.recount().commit(step)
+            if (commit := self.state.commits.get(step)) is None:
+                return  # a rollback has set it aside
+            computed = self.recount().commit(step)
             recorded, recipe = commit.facts, commit.recipe
         if (recounted := computed) is None:
             yield "is no step of a run" if index is None else "is no kind of shard that a run has"
@@ -308,10 +312,15 @@ class Verification:
                 continue  # told already, and such files may not even be readable
             found = self._settled(partial(self._astray, number))
             self._report.findings += [f"{folder}: {line}" if line.startswith("cannot be") else line for line in found]
-            self._report.followed.append(number)
+            if self._is_promoted(number):
+                self._report.followed.append(number)
 
     def _astray(self, number: int) -> list[str]:
-        return follow(self.root, self.state, number, self._sources)
+        return follow(self.root, self.state, number, self._sources) if self._is_promoted(number) else []
+
+    def _is_promoted(self, number: int) -> bool:
+        """By the newest state: a rollback may have set the round aside meanwhile."""
+        return any(promotion["round"] == number for promotion in self.state.promotions)
 
 
 def _size(artifact: Artifact, name: str) -> int:

@@ -33,6 +33,12 @@ def set_aside(root: Path, state: State) -> Iterator[Artifact]:
         yield from (artifact for artifact in rollback.artifacts if artifact.path.startswith(here or "\0"))
 
 
+def is_aside_here(root: Path, state: State, artifact: Artifact) -> bool:
+    """Whether this one is among `set_aside`, now."""
+    folder = "/".join(artifact.path.split("/")[:2])
+    return any(folder in rollback.folders() for rollback in state.rollbacks) and (root / folder).is_dir()
+
+
 def added_files(place: Path, artifact: Artifact) -> Iterator[str]:
     """Files in the folder of an artifact that was committed without them: what loads a checkpoint may read them."""
     if "" in artifact.files:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -529,37 +529,51 @@ def test_what_nobody_has_done_is_no_zero(tmp_path: Path) -> None:
     assert rows["sft"][:2] == ["0", "0"] and "–" not in rows["sft"]
 
 
+def budget(job: Any, rounds: int = 1) -> tuple[Any, ...]:
+    return (rounds * job.data.prompts_per_round, job.generate.samples, rounds * job.train.token_budget)
+
+
+def shared(jobs: Iterable[Any]) -> set[str]:
+    """What must be the same in all arms."""
+    parts = {"data", "evaluate", "grade", "promotion"}
+    return {json.dumps(job.model_dump(mode="json", include=parts)) for job in jobs}
+
+
+def rate(job: Any) -> tuple[float, int, int]:
+    return (job.train.learning_rate, job.train.batch_pairs, job.train.warmup_steps)
+
+
 def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     plan = load_plan(Path("jobs/compare.yaml"))
     by_arm = {planned.arm: planned.file.job for planned in plan.runs}
-    rows = yaml.safe_load(Path("jobs/methods.yaml").read_text())
-    assert {job.method.rpartition("#")[2] for job in by_arm.values()} == {*PRESETS, *rows}
-
-    def budget(job: Any, rounds: int = 1) -> tuple[Any, ...]:
-        return (rounds * job.data.prompts_per_round, job.generate.samples, rounds * job.train.token_budget)
-
+    assert {job.method for job in by_arm.values()} == set(PRESETS)
     assert budget(by_arm.pop("irpo_at_once")) == budget(by_arm["irpo"], rounds=by_arm["irpo"].rounds)
     del by_arm["judge"]  # teaches the base model something else first
-    assert len({budget(job) for job in by_arm.values()}) == 1
-    shared = {"data", "evaluate", "grade", "promotion"}
-    drawn = by_arm["irpo_curriculum"]
-    assert drawn.data.curriculum
-    undrawn = drawn.data.model_copy(update={"curriculum": None})
-    by_arm["irpo_curriculum"] = drawn.model_copy(update={"data": undrawn})
-    same = {json.dumps(job.model_dump(mode="json", include=shared)) for job in by_arm.values()}
-    assert len(same) == 1
-    rates = {
-        name: (job.train.learning_rate, job.train.batch_pairs, job.train.warmup_steps) for name, job in by_arm.items()
-    }
-    assert rates.pop("irpo_lora") == (1e-3, 32, 5) and set(rates.values()) == {(3e-5, 32, 5)}
+    assert len({budget(job) for job in by_arm.values()}) == len(shared(by_arm.values())) == 1
+    assert {rate(job) for job in by_arm.values()} == {(3e-5, 32, 5)}
+
+
+def test_the_comparison_of_variants_has_every_row_and_the_same_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    methods, variants = (load_plan(Path(f"jobs/{name}.yaml")) for name in ("compare", "compare-variants"))
+    of_methods = next(planned.file.job for planned in methods.runs if planned.arm == "irpo")
+    by_arm = {planned.arm: planned.file.job for planned in variants.runs}
+    rows = yaml.safe_load(Path("jobs/methods.yaml").read_text())
+    assert {*rows} <= {job.method.rpartition("#")[2] for job in by_arm.values()}
+    assert {budget(job) for job in by_arm.values()} == {budget(of_methods)}
+    drawn = by_arm.pop("irpo_curriculum")
+    undrawn = drawn.model_copy(update={"data": drawn.data.model_copy(update={"curriculum": None})})
+    assert drawn.data.curriculum and shared([*by_arm.values(), undrawn]) == shared([of_methods])
+    assert rate(by_arm.pop("irpo_lora")) == (1e-3, 32, 5)
+    assert {rate(job) for job in by_arm.values()} == {rate(of_methods)}
 
 
 @pytest.mark.full
 def test_the_prompts_of_every_arm_of_the_demo_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process an arm looks at them."""
     monkeypatch.chdir(PROJECT)
-    check(load_plan(Path("jobs/compare.yaml")))
+    for name in ("compare", "compare-variants"):
+        check(load_plan(Path(f"jobs/{name}.yaml")))
 
 
 def test_every_key_is_in_the_documentation() -> None:

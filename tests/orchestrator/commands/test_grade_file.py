@@ -66,7 +66,7 @@ def test_the_marks_of_thoughts_are_an_option(tmp_path: Path) -> None:
         assert [row["extracted"] for row in read(output)] == extracted
 
 
-def test_parquet_keeps_its_types_and_jsonl_becomes_parquet(tmp_path: Path) -> None:
+def test_parquet_keeps_its_types_and_jsonl_becomes_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "in.parquet"
     ids, counts = pa.array([1, 2], pa.int8()), pa.array([[1], []], pa.list_(pa.int32()))
     table = pa.table({"id": ids, "gold": ["7", "x"], "text": ["\\boxed{7}", "\\boxed{y}"], "n": counts})
@@ -82,6 +82,9 @@ def test_parquet_keeps_its_types_and_jsonl_becomes_parquet(tmp_path: Path) -> No
     plain = [{**row, "gold": str(row["gold"]), "text": row["text"] + "\ud800"} for row in ROWS]
     to = ("-o", tmp_path / "b.parquet", "--processes", "1")
     assert ratchet("grade", written(tmp_path / "in.jsonl", plain), *to) == 2
+    large = [{"gold": "7", "text": "#### 7", "new": 10**30}]
+    assert ratchet("grade", written(tmp_path / "in.jsonl", large), *to) == 2
+    assert "do not fit into Parquet" in capsys.readouterr().err
     plain = [{"gold": "7\\text{\x00}", "text": "Final answer: é \u202e7"}, {"gold": "7", "text": "#### 7", "new": 1}]
     assert ratchet("grade", written(tmp_path / "in.jsonl", plain), *to) == 0
     assert pq.read_table(tmp_path / "b.parquet")["new"].to_pylist() == [None, 1]

@@ -48,6 +48,15 @@ def evidence(
     return Evidence(RoundStatus(number, facts), golds=False)
 
 
+def test_a_share_is_no_more_than_all_whatever_a_record_counts() -> None:
+    false = Evidence(RoundStatus(1, {"verdicts": {"correct": 9, "wrong": 1, "ungradable": 0, "gold": 7}}), golds=False)
+    none = Evidence(RoundStatus(1, {"verdicts": {"correct": 9, "wrong": 1, "ungradable": 0, "gold": 70}}), golds=False)
+    assert false.pass_one == 1.0 and (none.graded, none.pass_one) == (0, None)
+    false.round.facts["scores"] = {"scored": 10, "rewards": [figures(0.0)]}
+    now = evidence(2, figures(1.0), right=200, wrong=200)
+    assert "the share of right samples fell" in " ".join(symptoms(BASE, [false, now], GAMED))
+
+
 @pytest.mark.parametrize(
     ("then", "now", "said"),
     [

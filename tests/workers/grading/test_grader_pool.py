@@ -257,6 +257,38 @@ def test_a_user_s_function_is_let_and_found_in_the_current_folder(
         pool.grade([("7", "\\boxed{7}", "stop")])
 
 
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("raise SystemExit(5)", "python:own_grader:same: SystemExit: 5"),
+        ("class Mute(Exception):\n    def __str__(self): raise RuntimeError\nraise Mute", "Mute: it cannot be said"),
+        ("raise ValueError('x' * 10**6)", r"ValueError: x+\.\.\. \(1000000 characters\)"),
+        ("import os; os._exit(0)", "did not start within 120 s: it ended before it answered.*neither end the process"),
+        ("import os; os.kill(os.getpid(), 9)", "did not start within 120 s"),
+    ],
+)
+def test_a_user_s_module_that_does_not_come_up_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, said: str
+) -> None:
+    (tmp_path / "own_grader.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    settings = Grade(graders=["python:own_grader:same"], processes=1)
+    with GraderPool(settings) as pool, pytest.raises(BadInput, match=said):
+        pool.grade([("7", "\\boxed{7}", "stop")])
+
+
+def test_a_module_that_waits_for_ever_as_it_is_imported_ends_by_a_timer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody is left who could kill its process. The timer has no handler, so that nothing holds it up."""
+    told = "import signal as s\nraise ValueError(s.getitimer(s.ITIMER_REAL)[0] > 60, s.getsignal(s.SIGALRM).name)"
+    (tmp_path / "own_grader.py").write_text(told)
+    monkeypatch.chdir(tmp_path)
+    settings = Grade(graders=["python:own_grader:same"], processes=1)
+    with GraderPool(settings) as pool, pytest.raises(BadInput, match=r"ValueError: \(True, 'SIG_DFL'\)"):
+        pool.grade([("7", "\\boxed{7}", "stop")])
+
+
 def test_a_grader_s_pattern_that_never_ends_is_killed() -> None:
     settings = Grade(timeout=1.0, processes=1, graders=["regex:^((?:a|a)*)$"], answer=["whole"])
     with GraderPool(settings) as pool:
