@@ -62,7 +62,7 @@ from tests.support.stand_ins import StandIns, all_read, run_job
 
 Place = tuple[str | int, ...]
 SOME_STEPS = pytest.mark.parametrize(
-    "stride", [19, pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-one"]
+    "stride", [12, pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-one"]
 )
 MISSING = object()
 HUGE = 10**30
