@@ -134,5 +134,6 @@ def test_gc_cut_off_as_it_removes_what_was_set_aside_damages_nothing(calm: Comma
         shutil.rmtree(space / f"gc-{point}")
         return 1 if code else 0
 
+    stride = stride if stride == 1 else 5 * stride  # it has many more
     ended = sweep(spread(whole.operations, stride, 1 + stride // 2), killed)
     note("gc after a rollback", {"points": len(ended), "of": len(whole.operations), "ended the command": sum(ended)})
