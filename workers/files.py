@@ -17,15 +17,25 @@ CHUNK_BYTES = 2**24
 """How much of a file is read and hashed at once."""
 
 
+def make_folder(folder: Path, above: int = 0) -> None:
+    """Make a folder, if it is not there, and so many of those above it. Nothing further up is made anew: the run's
+    folder may have been moved away in the middle of the work.
+
+    Raises:
+        FileNotFoundError: what it is to stand in is not there.
+    """
+    for level in reversed(range(above + 1)):
+        (folder, *folder.parents)[level].mkdir(exist_ok=True)
+
+
 def write_table(table: pa.Table, path: str | Path, rows_a_group: int | None = None) -> dict[str, Any]:
-    """Write a table (zstd) and fsync it; returns {"size": bytes, "sha256": hex, "inode": number, "mtime_ns": time} of
-    the file: the last two tell whoever commits it that it is the one that was hashed. Of a file with groups of so many
-    rows, readers can take one."""
+    """Write a table (zstd) into a folder that is there, and fsync it; returns {"size": bytes, "sha256": hex, "inode":
+    number, "mtime_ns": time} of the file: the last two tell whoever commits it that it is the one that was hashed. Of a
+    file with groups of so many rows, readers can take one."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, rows_a_group, compression="zstd")
     content = buffer.getvalue()
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Two attempts at the same file never write into one another: the last one to finish is whole.
     attempt = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}-e0")
     with open(attempt, "xb") as file:

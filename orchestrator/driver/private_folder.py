@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.errors import BadInput, RatchetError
+from orchestrator.files.durable import make_folder
 
 RENDEZVOUS = "RATCHET_RENDEZVOUS"  # tells training ranks a folder to find each other in (workers.training.group)
 _PREFIX = "ratchet-"
@@ -224,7 +225,7 @@ def _make_way(target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
     else:
         target.unlink(missing_ok=True)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target, target.parents[1])  # the run's
 
 
 def _end_processes(folder: Path) -> None:

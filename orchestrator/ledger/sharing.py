@@ -60,7 +60,7 @@ class Giver:
         self._has_room = False
 
     def give(self, file: Path, target: Path, size: int) -> None:
-        """Give a file a second name in another run, whose folders are made. A copy's bytes are on the disk then; the
+        """Give a file a second name in another run, in a folder that is there. A copy's bytes are on the disk then; the
         names are not.
 
         Raises:
@@ -69,7 +69,6 @@ class Giver:
         """
         if size_of(file, self._root) != size:
             raise Damaged(f"{file}: is being written, or has another size than was committed")
-        target.parent.mkdir(parents=True, exist_ok=True)
         if not (self._links and _linked(file, target, size)):
             self._check_room(target.parent)
             _copy(file, target, size)

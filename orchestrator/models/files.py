@@ -73,7 +73,7 @@ def link_model(folder: Path, target: Path, names: Collection[str] | None = None)
     Raises:
         Damaged: as `check_files`.
     """
-    target.mkdir(parents=True)
+    target.mkdir()
     if (root := enclosing_run(folder)) is not None:
         sizes = {name: size for name, size in check_files(folder, root).items() if names is None or name in names}
         giver = Giver(root, sum(sizes.values()))

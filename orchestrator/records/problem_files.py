@@ -40,7 +40,6 @@ def handed_over(problems: Iterable[Problem], output: Path) -> Iterator[Path]:
     """Problems in a file beside the one that is to be made of them. Whoever commits that takes a file of this name for
     one that somebody has left unfinished, and passes it over."""
     file = output.with_name(f".{output.name}.problems-e0")
-    file.parent.mkdir(exist_ok=True)
     try:
         write_problem_file(problems, file)
         yield file

@@ -245,6 +245,7 @@ class Context:
         }
 
         def work(folder: Path) -> Facts:
+            folder.mkdir()
             facts: Facts = {"prompts": 0, "dropped": 0}
             for key, rows in problems.items():
                 counts = self.workers.tokenize(rows, plan, str(folder / f"{key}.parquet"))

@@ -168,6 +168,7 @@ def _tokenized(context: Context) -> list[Chunk]:
     }
 
     def work(folder: Path) -> Facts:
+        folder.mkdir()
         counts: list[Facts] = []
         for number, cut in enumerate(cuts):
             output = str(folder / f"{number:05d}.parquet")

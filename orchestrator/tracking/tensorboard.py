@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.files.durable import sync
+from orchestrator.files.durable import make_folder, sync
 from orchestrator.files.inside import open_to_write, remove, require_below, walk
 from orchestrator.text import shown
 from orchestrator.tracking.projection import Figure
@@ -79,7 +79,7 @@ class EventFiles:
 
             folder = self._folder / f"round-{number:02d}" if number else self._folder
             require_below(self._root, folder / "x")
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, self._root)
             # TensorBoard reads a folder's files in the order of their names.
             name = f"events.out.tfevents.{time.time_ns() // 1000}.{socket.gethostname()}.{os.getpid()}{_OURS}"
             file = os.fdopen(open_to_write(folder / name), "ab")

@@ -115,6 +115,7 @@ def make_pairs(
 
 
 def make_plan(folder: Path, model: str, pairs: str, **changes: Any) -> TrainingPlan:
+    folder.mkdir(exist_ok=True)
     fields: dict[str, Any] = {
         "init": model,
         "reference": model,

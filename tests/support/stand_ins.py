@@ -45,13 +45,17 @@ from orchestrator.records.rows import (
 )
 from orchestrator.reports.meters import Meters
 from tests.support.stand_in_harness import StandInHarness
-from workers.files import write_table
+from workers.files import make_folder, write_table
 
 EOS = 0
 
 
 def make_model(folder: Path, skill: float) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
+    return fill_model(folder, skill)
+
+
+def fill_model(folder: Path, skill: float) -> Path:
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_text(json.dumps({"skill": skill}))
     return folder
@@ -311,7 +315,8 @@ class StandInTrainers:
             checkpoint, probe = checkpoint / f"{step:06d}/checkpoint", str(checkpoint / f"{step:06d}/probe.parquet")
         useful = min(step, self.workers.peak) - max(0, step - self.workers.peak)
         skill = min(1.0, max(0.0, skill_of(plan.init) + self.workers.gain * useful))
-        make_model(checkpoint, skill)
+        make_folder(checkpoint, above=2 if plan.export_every else 0)
+        fill_model(checkpoint, skill)
         rows = [{"prompt_token_ids": [1], "completion_token_ids": [2, 3], "logprob": -2 * skill}]
         write_table(pa.Table.from_pylist(rows, PROBE), probe)
 

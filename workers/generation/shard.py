@@ -102,7 +102,6 @@ class Partial:
     def append(self, prompt_id: str, samples: Sequence[Sample]) -> None:
         """Add a finished prompt, in one write; a line that was torn before stays a line of its own."""
         rows = [sample.as_row() for sample in samples]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab", buffering=0) as file:
             file.write(b"\n" + json.dumps([prompt_id, rows]).encode() + b"\n")
 

@@ -32,7 +32,6 @@ class JudgeCache:
         self._folder = folder
         self._counted, self._lock = 0, threading.Lock()
         if folder is not None:
-            folder.parent.mkdir(parents=True, exist_ok=True)
             _make_real(folder)
 
     def get(self, key: str) -> Any:

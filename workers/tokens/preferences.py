@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -49,7 +48,6 @@ def tokenize_preferences(source: str, rows: list[int] | None, plan: PreferencePl
     tokens.check_template(conversational)
     schema = pairs_schema(conversational)
     counts = Counter(pairs=0, too_long=0, empty=0, equal=0, no_prompt=0)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
             made = []

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.records.rows import TrainingPlan
+from workers.files import make_folder
 
 
 class Attempts:
@@ -22,6 +23,8 @@ class Attempts:
         """The plan of the next attempt. It goes on from the states that the last one has saved."""
         self._number += 1
         metrics, probe, checkpoint = (self._own(path) for path in self._outputs(self._plan))
+        for folder in {metrics.parent, probe.parent}:
+            make_folder(folder)
         states = self._plan.state_dir
         if self._number > 1:
             states = f"{states}.{self._number}"

@@ -17,7 +17,7 @@ from orchestrator.config import Train
 from orchestrator.records import adapters
 from orchestrator.records.adapters import AdapterPlan
 from orchestrator.records.pair_ids import completion_key
-from workers.files import sync
+from workers.files import make_folder, sync
 from workers.numerics import batching
 from workers.numerics.batching import PairTokens, Tree
 from workers.training import adapter, pair_data
@@ -48,7 +48,7 @@ class Publication:
     def publish(self, checkpoint: Path, probe_file: Path) -> dict[str, Any]:
         """Write the checkpoint and its probe; returns what is to be told of it, on rank 0."""
         if dist.get_rank() == 0:
-            checkpoint.mkdir(parents=True, exist_ok=True)
+            make_folder(checkpoint)
         if self.adapted is not None:
             return self._publish_merged(self.adapted, checkpoint, probe_file)
         self._write_probe(probe_file)
@@ -99,6 +99,7 @@ class Publication:
         unfinished = final.with_name(f".{final.name}")
         if dist.get_rank() == 0:
             shutil.rmtree(unfinished, ignore_errors=True)
+            make_folder(unfinished, above=2)
         told = self.publish(unfinished / "checkpoint", unfinished / "probe.parquet")
         if dist.get_rank() == 0:
             sync(unfinished)

@@ -32,6 +32,7 @@ from orchestrator.config import Train
 from orchestrator.records import counts
 from orchestrator.records.adapters import AdapterPlan
 from orchestrator.records.rows import ScoringPlan, TrainingPlan
+from workers.files import make_folder
 from workers.numerics import batching, layout, limits
 from workers.numerics.batching import PairTokens, Tree
 from workers.numerics.layout import MicroBatch
@@ -354,7 +355,7 @@ class Trainer:
         ids = [round_.pairs[row].pair_id for row in round_.batches[step - 1]]
         file = Path(round_.plan.failure_file)
         if self.rank == 0:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent, above=1)
             report = {"step": step, "loss": repr(loss), "grad_norm": repr(norm), "pair_ids": ids}
             file.write_text(json.dumps(report, indent=2) + "\n")
         raise TrainingError(

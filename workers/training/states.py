@@ -33,7 +33,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from orchestrator.records.seals import is_sealed, state_seal
-from workers.files import file_facts, sync, write_file
+from workers.files import file_facts, make_folder, sync, write_file
 from workers.training import pieces
 from workers.training.shards import Shard
 
@@ -102,7 +102,7 @@ class TrainingStates:
         name = [f".{final.name}-{uuid.uuid4().hex}"]
         dist.broadcast_object_list(name)
         hidden = self._folder / name[0]
-        hidden.mkdir(parents=True, exist_ok=True)
+        make_folder(hidden, above=1)
         shard = Shard(engine)
         facts = pieces.write(shard, hidden, self._rank, self._ranks, self._beat)
         everyones: list[Any] = [None] * self._ranks

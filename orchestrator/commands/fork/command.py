@@ -301,18 +301,20 @@ def _append(run: Run, files: Artifacts, state: State, offer: Offer, give: Giver)
         offered = Artifact(artifact.path, str(final.with_name(f".{final.name}-offered")), artifact.files)
         artifacts.append(offered.as_json())
         if artifact.path not in state.discarded:
-            _give(give, files.place(artifact), run.path(offered.hidden), artifact)
+            _give(give, files.place(artifact), run, offered)
     discarded = [artifact.path for artifact in offer.artifacts if artifact.path in state.discarded]
     data: dict[str, Any] = {"step": offer.step, "index": offer.index, "facts": offer.facts}
     data |= {"fingerprint": offer.fingerprint, "recipe": offer.recipe}
     run.append("offer", data | {"artifacts": artifacts, "discarded": discarded})
 
 
-def _give(give: Giver, source: Path, target: Path, artifact: Artifact) -> None:
-    """The artifact's files at another place."""
-    for name, said in artifact.files.items():
+def _give(give: Giver, source: Path, run: Run, offered: Artifact) -> None:
+    """An artifact's files as what is offered to a run."""
+    target = run.path(offered.hidden)
+    for name, said in offered.files.items():
         old, new = (source / name, target / name) if name else (source, target)
         try:
+            durable.make_folder(new.parent, run.root)
             give.give(old, new, said["size"])
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise Damaged(f"{old}: committed twice, or as a file and as a folder") from error

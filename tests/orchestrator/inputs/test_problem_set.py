@@ -58,6 +58,7 @@ def test_fingerprints_are_those_of_lists_and_are_made_once(number: int) -> None:
 
 
 def test_they_are_handed_over_in_a_file_that_goes(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
     with handed_over(PROBLEMS, tmp_path / "prompts/train.parquet") as file:
         assert list(read_problem_file(file)) == PROBLEMS and file.name.endswith("-e0")
     assert list((tmp_path / "prompts").iterdir()) == []
