@@ -255,7 +255,7 @@ def sign_of_life(run: Run) -> Iterator[None]:
             if stop.wait(_SIGN_OF_LIFE):
                 return
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=beat, name="sign of life", daemon=True)
     thread.start()
     try:
         yield

@@ -38,7 +38,7 @@ OPERATIONS = ("os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "open
 """Audit events of what changes a folder. Those of shutil add nothing: what it does comes as these, one by one."""
 # An exit code can be read once, and starting a process reads those of all others: sweeps do so from several threads.
 _reaping = threading.Lock()
-_SHOWING = ("progress", "report")  # threads whose views are written at any moment, and so would shift every number
+_SHOWING = ("progress", "report", "sign of life")  # threads that write at any moment, and so would shift every number
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -262,7 +262,9 @@ def wait_until_stopped(process: BaseProcess) -> bool:
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     # Besides: pytest, since a child imports its parent's main module again; pandas, which pyarrow imports at first use.
-    context.set_forkserver_preload([__name__, "tests.faults.jobs", "pytest", "pandas", "_strptime"])
+    context.set_forkserver_preload(
+        [__name__, "tests.faults.jobs", "tests.faults.primed", "pytest", "pandas", "_strptime"]
+    )
     return context
 
 

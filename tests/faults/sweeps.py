@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import status
 
-STRIDE = 31  # a prime, so that a sample meets every kind of operation
+STRIDE = 47  # a prime, so that a sample meets every kind of operation
 SOME_OR_ALL = pytest.mark.parametrize(
     "stride", [STRIDE, pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-point"]
 )
@@ -27,6 +29,20 @@ def of_sources(strides: Mapping[str, tuple[int | None, int]]) -> pytest.MarkDeco
             cases.append(pytest.param(source, some, id=f"{source}-sample"))
         cases.append(pytest.param(source, every, marks=pytest.mark.faults, id=f"{source}-every-{every}"))
     return pytest.mark.parametrize(("source", "stride"), cases)
+
+
+def spread(operations: Sequence[str], stride: int, first: int = 1) -> list[int]:
+    """The numbers, from `first` on, of one operation out of each `stride`: of the kind that was taken least until then,
+    so that a sample of few points is of many kinds. What is done, and the form of the path, make a kind."""
+    named = [operation.partition(" ") for operation in operations]
+    kinds = [(what, re.sub(r"[^./]+", "x", path)) for what, _, path in named]
+    taken: Counter[tuple[str, str]] = Counter()
+    points = []
+    for start in range(first, len(operations) + 1, stride):
+        near = range(start, min(start + stride, len(operations) + 1))
+        points.append(min(near, key=lambda number: taken[kinds[number - 1]]))
+        taken[kinds[points[-1] - 1]] += 1
+    return points
 
 
 def sweep(points: Iterable[int], check: Callable[[int], int]) -> list[int]:

@@ -10,28 +10,28 @@ import pytest
 from orchestrator.ledger.ledger import Ledger
 from tests.faults.children import Fault, Undisturbed, note
 from tests.faults.jobs import SAMPLE
-from tests.faults.sweeps import STRIDE, of_sources, require_stopped, state_of, sweep
+from tests.faults.sweeps import STRIDE, of_sources, require_stopped, spread, state_of, sweep
 
 KILLED = {
     SAMPLE: (STRIDE, 1),
-    "steps": (199, 1),
+    "steps": (263, 1),
     "steps, judge": (349, 7),  # each run of it takes seconds
-    "steps, process": (223, 3),
-    "steps, people": (211, 2),
-    "dataset": (61, 1),
-    "judge": (131, 1),
-    "gold": (53, 1),
-    "hints": (79, 1),
-    "waves": (97, 1),
-    "rewards": (89, 1),
-    "curriculum": (83, 1),
+    "steps, process": (251, 3),
+    "steps, people": (269, 2),
+    "dataset": (83, 1),
+    "judge": (199, 1),
+    "gold": (71, 1),
+    "hints": (127, 1),
+    "waves": (149, 1),
+    "rewards": (151, 1),
+    "curriculum": (131, 1),
 }
 MORE = {
     SAMPLE: (STRIDE, 1),
-    "steps": (131, 2),
+    "steps": (199, 2),
     "steps, judge": (None, 11),
     "steps, process": (None, 11),
-    "dataset": (41, 1),
+    "dataset": (61, 1),
     "judge": (None, 3),
     "gold": (None, 3),
     "hints": (None, 3),
@@ -57,8 +57,7 @@ def test_killed_at_any_operation_a_run_ends_as_if_undisturbed(
         case.remove()
         return repeated
 
-    points = range(stride // 2 + 1, len(calm.operations) + 1, stride)
-    repeated = sweep(points, killed)
+    repeated = sweep(spread(calm.operations, stride, stride // 2 + 1), killed)
     note("kill", {"source": source, "points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
     assert max(repeated) <= 4  # an evaluation is one piece for the ledger: two shards and their verdicts
 
@@ -112,7 +111,7 @@ def test_interrupted_at_any_operation_a_run_says_so(
         case.remove()
         return repeated
 
-    points = range(3 if signal == "SIGTERM" else 10, len(calm.operations) + 1, 2 * stride)
+    points = spread(calm.operations, 2 * stride, 3 if signal == "SIGTERM" else 10)
     repeated = sweep(points, interrupted)
     note(signal, {"source": source, "points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
 
@@ -141,7 +140,7 @@ def test_a_second_signal_leaves_at_once_and_does_no_harm(
         case.remove()
         return repeated
 
-    repeated = sweep(range(7, len(calm.operations) + 1, 3 * stride), interrupted_twice)
+    repeated = sweep(spread(calm.operations, 3 * stride, 7), interrupted_twice)
     note(
         "SIGINT twice", {"source": source, "points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces}
     )

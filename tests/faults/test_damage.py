@@ -147,8 +147,25 @@ def test_harmed_files_of_other_sources_are_named(
     calm.require_same(case.run)
 
 
-@pytest.mark.parametrize("harm", HARMS, ids=lambda h: h.__name__)
-@pytest.mark.parametrize("which", ["first", "middle", "last but one", "last"])
+WHICH = ("first", "middle", "last but one", "last")
+
+
+def _harmed_records() -> list[Any]:
+    """Each record with two harms or three, each harm on one record or more; with all of them in `make faults`."""
+    return [
+        pytest.param(
+            which,
+            harm,
+            marks=() if (at - number) % 5 in (0, 2) or (which, harm) == ("last", gone) else pytest.mark.faults,
+        )
+        for number, which in enumerate(WHICH)
+        for at, harm in enumerate(HARMS)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("which", "harm"), _harmed_records(), ids=lambda it: it if isinstance(it, str) else it.__name__
+)
 def test_a_harmed_record_is_named_and_comes_back_from_a_copy(
     calm: Undisturbed, half: Path, case: Case, which: str, harm: Callable[[Path], None]
 ) -> None:
@@ -225,9 +242,19 @@ STRAYS: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("what", STRAYS)
-def test_strays_and_lost_caches_change_nothing(calm: Undisturbed, case: Case, what: str) -> None:
-    STRAYS[what](case.run)
+APART = ("a wrong CURRENT", "a driver.json of another host")
+"""Each stands where another stray does."""
+SEVERAL = [tuple(what for what in STRAYS if what not in APART), APART]
+
+
+@pytest.mark.parametrize(
+    "strays",
+    SEVERAL + [pytest.param((what,), marks=pytest.mark.faults, id=what) for what in STRAYS],
+)
+def test_strays_and_lost_caches_change_nothing(calm: Undisturbed, case: Case, strays: tuple[str, ...]) -> None:
+    """All that can be there at once; one by one in `make faults`."""
+    for what in strays:
+        STRAYS[what](case.run)
     assert state_of(case.run) in ("interrupted", "running")  # the latter for a young driver.json of another host
     assert case.drive() == 0, case.output
     calm.require_committed(case.run)

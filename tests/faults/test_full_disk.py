@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator.ledger.ledger import Ledger
 from tests.faults.children import ALL_THAT_FOLLOW, Case, Fault, Undisturbed, finish, note, running, wait_for
-from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
+from tests.faults.sweeps import SOME_OR_ALL, spread, state_of, sweep
 
 
 def require_one_message(case: Case, code: int) -> None:
@@ -47,8 +47,7 @@ def test_a_disk_that_is_full_at_any_operation(calm: Undisturbed, space: Path, ti
         require_resumable(calm, case)
         return 1 if code else 0
 
-    points = range(2 if times == 1 else 9, len(calm.operations) + 1, 2 * stride)
-    ended = sweep(points, full)
+    ended = sweep(spread(calm.operations, 2 * stride, 2 if times == 1 else 9), full)
     note("full disk", {"points": len(ended), "ended the run": sum(ended), "for good": times > 1})
 
 

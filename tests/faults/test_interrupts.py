@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,16 @@ PHASES = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
-@pytest.mark.parametrize("phase", PHASES)
+def _signals() -> list[Any]:
+    """In each phase one of the two, by turns; with both in `make faults`."""
+    return [
+        pytest.param(phase, number, marks=() if (at + which) % 2 else pytest.mark.faults, id=f"{phase}-{number.name}")
+        for at, phase in enumerate(PHASES)
+        for which, number in enumerate((signal.SIGTERM, signal.SIGINT))
+    ]
+
+
+@pytest.mark.parametrize(("phase", "number"), _signals())
 def test_a_signal_in_any_phase_ends_the_driver_with_130(
     calm: Undisturbed, space: Path, phase: str, number: signal.Signals
 ) -> None:

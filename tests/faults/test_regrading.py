@@ -13,8 +13,9 @@ from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import GRADERS_VERSION
 from tests.faults.children import Case, Fault, Undisturbed, Workers, finish, running, tree, wait_for, wait_until_stopped
+from tests.faults.conftest import Shelf
 from tests.faults.jobs import KINDS, SAMPLE
-from tests.faults.sweeps import SOME_OR_ALL, require_stopped, sweep
+from tests.faults.sweeps import SOME_OR_ALL, require_stopped, spread, sweep
 from tests.orchestrator.test_loop import history
 from tests.support.version_stand_ins import First, Second
 
@@ -51,10 +52,10 @@ def copied(begun: tuple[Path, Path], folder: Path) -> Case:
     return case
 
 
-@pytest.fixture
-def calm(begun: tuple[Path, Path], space: Path) -> Undisturbed:
+@pytest.fixture(scope="module")
+def calm(begun: tuple[Path, Path], shelf: Shelf) -> Undisturbed:
     """What the second version makes of it without a fault."""
-    case = copied(begun, space / "undisturbed")
+    case = copied(begun, shelf.folder() / "undisturbed")
     assert case.drive() == 0, case.output
     assert verify(case.run).findings == []
     state = Ledger(case.run / "ledger").state
@@ -81,7 +82,7 @@ def test_killed_at_any_operation_nothing_is_mixed_and_nothing_is_lost(
         case.remove()
         return point
 
-    assert sweep(range(stride // 2 + 1, last + 3, stride), killed)
+    assert sweep(spread(calm.operations[: last + 2], stride, stride // 2 + 1), killed)
 
 
 def test_a_driver_that_is_overtaken_while_it_discards_takes_nothing_away(

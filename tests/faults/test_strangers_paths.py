@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -256,10 +257,21 @@ MAY = {
 }
 
 
+@functools.cache
+def ways_and_writes() -> tuple[set[str], set[str]]:
+    """The product's files in which something goes or is renamed, and those in which a file is opened to be written."""
+    root, ways, writes = Path(__file__).parents[2], set(), set()
+    for file in [*root.glob("orchestrator/**/*.py"), *root.glob("workers/**/*.py")]:
+        nodes, name = list(ast.walk(ast.parse(file.read_text()))), str(file.relative_to(root))
+        if any(map(_is_way, nodes)):
+            ways.add(name)
+        if any(map(_writes, nodes)):
+            writes.add(name)
+    return ways, writes
+
+
 def test_files_go_and_are_renamed_in_few_places() -> None:
-    root = Path(__file__).parents[2]
-    files = [*root.glob("orchestrator/**/*.py"), *root.glob("workers/**/*.py")]
-    found = {str(file.relative_to(root)) for file in files if any(map(_is_way, ast.walk(ast.parse(file.read_text()))))}
+    found, _ = ways_and_writes()
     assert found <= MAY.keys(), f"use orchestrator.files.inside: {sorted(found - MAY.keys())}"
     assert {"orchestrator/files/inside.py", "orchestrator/files/durable.py", "workers/training/states.py"} <= found
 
@@ -303,9 +315,7 @@ WRITES = {
 
 def test_files_are_opened_to_be_written_in_few_places() -> None:
     """A name may be a link, or a pipe, in a folder from somebody else. Mode "x" takes none that is there."""
-    root = Path(__file__).parents[2]
-    files = [*root.glob("orchestrator/**/*.py"), *root.glob("workers/**/*.py")]
-    found = {str(file.relative_to(root)) for file in files if any(map(_writes, ast.walk(ast.parse(file.read_text()))))}
+    _, found = ways_and_writes()
     assert found <= WRITES.keys(), f"use inside.open_to_write, or mode x: {sorted(found - WRITES.keys())}"
 
 

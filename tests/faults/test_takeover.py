@@ -20,7 +20,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import record_numbers
 from orchestrator.ledger.run import Run
 from tests.faults.children import Case, Fault, Undisturbed, finish, note, running, wait_for, wait_until_stopped
-from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
+from tests.faults.sweeps import SOME_OR_ALL, spread, state_of, sweep
 from tests.support.stand_ins import StandIns, make_project, run_job
 
 
@@ -150,7 +150,7 @@ def test_stopped_at_any_operation_a_driver_can_be_overtaken(calm: Undisturbed, s
         return 1
 
     pointers = [n for n, done in enumerate(calm.operations, 1) if done == "os.rename CURRENT"]
-    points = sorted({*range(4, len(calm.operations) + 1, 2 * stride), *pointers})
+    points = sorted({*spread(calm.operations, 2 * stride, 4), *pointers})
     note("overtaken", {"points": sum(sweep(points, overtaken))})
 
 
@@ -165,7 +165,7 @@ def test_taking_over_while_the_other_one_goes_on(calm: Undisturbed, space: Path,
     """The newer driver is itself stopped in its first operations, between which the older one goes on and ends."""
     draw = random.Random(1)
     renames = [n for n, done in enumerate(calm.operations, 1) if done.startswith("os.rename rounds")]
-    points = renames[:: max(1, stride // 8)]
+    points = [renames[at - 1] for at in spread([calm.operations[n - 1] for n in renames], max(1, stride // 6))]
     starts = {point: draw.randint(1, 14) for point in points}
 
     def crossed(point: int) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -180,5 +181,11 @@ class Drivers(RuleBasedStateMachine):
             shutil.rmtree(self.root)
 
 
+class DriversForLonger(Drivers):
+    pass
+
+
 TestThreeDrivers = Drivers.TestCase
-TestThreeDrivers.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestThreeDrivers.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestThreeDriversForLonger = pytest.mark.faults(DriversForLonger.TestCase)
+TestThreeDriversForLonger.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)

@@ -12,7 +12,7 @@ import pytest
 
 import orchestrator
 from tests.faults.children import ALL_THAT_FOLLOW, Fault, Undisturbed, note
-from tests.faults.sweeps import SOME_OR_ALL, sweep
+from tests.faults.sweeps import SOME_OR_ALL, spread, sweep
 from tests.faults.test_full_disk import require_one_message, require_resumable
 
 MAKE_ALL_ABOVE = {
@@ -43,7 +43,7 @@ def test_operations_that_fail(calm: Undisturbed, space: Path, kind: str, times: 
         require_resumable(calm, case)
         return 1 if code else 0
 
-    ended = sweep(range(5, len(calm.operations) + 1, 5 * stride), failing)
+    ended = sweep(spread(calm.operations, 5 * stride, 5), failing)
     note(kind, {"points": len(ended), "ended the run": sum(ended), "for good": times > 1})
 
 

@@ -17,6 +17,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.cli import main
 from orchestrator.commands.doctor.command import examine
 from orchestrator.commands.doctor.diagnosis import (
     Check,
@@ -525,18 +526,21 @@ def test_a_line_a_check() -> None:
     assert json.loads(json.dumps(check.as_json()))["seconds"] == 0.123
 
 
+def test_a_bad_job_file_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["doctor", "jobs/none.yaml"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and "jobs/none.yaml" in said and "Traceback" not in said
+
+
+# For real
+
+
 def ratchet(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RATCHET_HOME": str(home)}
     command = [sys.executable, "-m", "orchestrator", "doctor", *arguments]
     return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
 
-
-def test_a_bad_job_file_is_exit_code_2(tmp_path: Path) -> None:
-    done = ratchet("jobs/none.yaml", home=tmp_path)
-    assert done.returncode == 2 and "jobs/none.yaml" in done.stderr and "Traceback" not in done.stderr
-
-
-# For real
 
 HOLD = """
 import json, os, sys

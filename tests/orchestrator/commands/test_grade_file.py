@@ -80,12 +80,13 @@ def test_parquet_keeps_its_types_and_jsonl_becomes_parquet(tmp_path: Path, capsy
     assert list(read(tmp_path / "out.jsonl")[0]) == [*table.column_names, *COLUMNS]
     assert ratchet("grade", written(tmp_path / "in.jsonl"), "-o", tmp_path / "b.parquet", "--processes", "1") == 2
     plain = [{**row, "gold": str(row["gold"]), "text": row["text"] + "\ud800"} for row in ROWS]
-    assert ratchet("grade", written(tmp_path / "in.jsonl", plain), "-o", tmp_path / "b.parquet") == 2
+    to = ("-o", tmp_path / "b.parquet", "--processes", "1")
+    assert ratchet("grade", written(tmp_path / "in.jsonl", plain), *to) == 2
     large = [{"gold": "7", "text": "#### 7", "new": 10**30}]
-    assert ratchet("grade", written(tmp_path / "in.jsonl", large), "-o", tmp_path / "b.parquet") == 2
+    assert ratchet("grade", written(tmp_path / "in.jsonl", large), *to) == 2
     assert "do not fit into Parquet" in capsys.readouterr().err
     plain = [{"gold": "7\\text{\x00}", "text": "Final answer: é \u202e7"}, {"gold": "7", "text": "#### 7", "new": 1}]
-    assert ratchet("grade", written(tmp_path / "in.jsonl", plain), "-o", tmp_path / "b.parquet") == 0
+    assert ratchet("grade", written(tmp_path / "in.jsonl", plain), *to) == 0
     assert pq.read_table(tmp_path / "b.parquet")["new"].to_pylist() == [None, 1]
 
 

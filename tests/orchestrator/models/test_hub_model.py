@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.reports.status import status
 from orchestrator.rounds.round import GateStopped
+from tests.support.forked import typed
 from tests.support.hub_server import COMMIT, MODEL, serve
 from tests.support.stand_ins import StandIns, make_project, run_job
 
@@ -44,15 +45,18 @@ print(sorted({"torch", "transformers"} & set(sys.modules)))
 
 
 def process(home: Path, address: str, *command: object, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
-    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(home), **settings}
-    arguments = [sys.executable, *map(str, command)]
+    arguments, environment = [sys.executable, *map(str, command)], environment_of(home, address, **settings)
     return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=200)
+
+
+def environment_of(home: Path, address: str, **settings: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
+    return kept | {"HF_ENDPOINT": address, "HF_HOME": str(home), **settings}
 
 
 def refused(home: Path, address: str, job: Path, **settings: str) -> str:
     """What `ratchet run` says of a model that it does not take; nothing of the run is there afterwards."""
-    done = process(home, address, "-m", "orchestrator", "run", job, **settings)
+    done = typed(["run", str(job)], environment_of(home, address, **settings), Path.cwd())
     assert done.returncode == 2, done.stderr
     assert not (job.parent / "run" / "ledger").exists()
     assert done.stderr.startswith(f"ratchet: {job}: model: ") and done.stderr.count("\n") == 1

@@ -31,7 +31,7 @@ main()
 
 def test_a_thread_that_draws_does_not_change_the_exit_code(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "run").root
-    for _ in range(3):  # it is nearly always in the midst of a picture
+    for _ in range(2):  # it is nearly always in the midst of a picture
         command = [sys.executable, "-c", DRAWING, str(run / "ledger"), str(tmp_path)]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
         assert done.returncode == 2 and "no such run" in done.stderr, done.stderr
