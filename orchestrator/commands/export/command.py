@@ -168,7 +168,7 @@ def _give(giver: Giver, root: Path, artifact: Artifact, building: Path, names: M
     for name, new in names.items():
         said = artifact.files[name]
         file = root / artifact.path / name if name else root / artifact.path
-        durable.make_folder((building / new).parent, building)
+        durable.make_folder((building / new).parent, building.parent)
         giver.give(file, building / new, said["size"])
         if durable.sha256(building / new) != said["sha256"]:
             raise Damaged(f"{file}: is not what was committed. `ratchet verify {root}` names all that is wrong.")

@@ -386,6 +386,7 @@ def test_the_workers_of_a_run_ask_its_judge_and_keep_the_replies(tmp_path: Path)
     with serve(judge) as server:
         section = {"model": "judge-1", "base_url": server.address}
         job = load_job(project(tmp_path, judge=section, localiser="judge")).job
+        (tmp_path / "run").mkdir()
         for requests in (2, 0):
             with RealWorkers(job, tmp_path / "run/logs") as workers:
                 judgements, cost = workers.judge_steps(items)
