@@ -129,10 +129,21 @@ def _remove(run_dir: Path, ledger: Ledger, found: Iterable[Waste]) -> None:
             raise Displaced(f"{run_dir}: somebody has begun to drive this run, and it is left alone.")
         path = run_dir / item.path
         if item.at_once and os.path.lexists(path):
-            gone = path.with_name(f".{path.name.removeprefix('.')}-e{epoch}")  # as what a dead driver has left
-            rename(run_dir, path, gone)
-            path = gone
+            path = _without_name(run_dir, path, epoch)
         remove(run_dir, path, strict=True)
+
+
+def _without_name(run_dir: Path, path: Path, epoch: int) -> Path:
+    """Where a folder is when it has the name of what a dead driver has left: its own, where a full disk takes no
+    other, since room is needed more."""
+    gone = path.with_name(f".{path.name.removeprefix('.')}-e{epoch}")
+    try:
+        rename(run_dir, path, gone)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        return path
+    return gone
 
 
 @contextlib.contextmanager
