@@ -69,6 +69,7 @@ def shards_of(folder: Path, *shards: Sequence[str]) -> list[Shard]:
     rows = [{"prompt_id": p, "text": p, "token_ids": [i], "gold": "1"} for i, p in enumerate(ids)]
     source = folder / "prompts.parquet"
     write_table(pa.Table.from_pylist(rows, PROMPTS), source)
+    (folder / "samples").mkdir()
     found, start = [], 0
     for index, shard in enumerate(shards):
         output = folder / f"samples/.{index:05d}.parquet-e1"

@@ -32,7 +32,6 @@ class Drawn:
 
 def test_masks_are_written_and_kept_for_another_engine(tmp_path: Path) -> None:
     [shard] = shards_of(tmp_path, ["tool", "plain"])
-    (tmp_path / "samples").mkdir()
     assert sample_shard(shard, PLAN, ["tool"], [], Drawn([True, False, True])) is None
     later = Drawn([True, True, True])
     facts = sample_shard(shard, PLAN, None, [], later)
@@ -45,7 +44,6 @@ def test_masks_are_written_and_kept_for_another_engine(tmp_path: Path) -> None:
 def test_samples_without_a_mask_are_written_as_ever(tmp_path: Path) -> None:
     """Also where an engine spells out that all tokens are the model's, and in what is kept of unfinished shards."""
     [shard] = shards_of(tmp_path, ["tool", "plain"])
-    (tmp_path / "samples").mkdir()
     assert sample_shard(shard, PLAN, ["tool"], [], Drawn([True] * 3)) is None
     [line] = [line for line in Partial(shard.output).path.read_text().splitlines() if line]
     assert json.loads(line) == ["tool", [["abc", [1, 2, 3], "stop"], ["abc", [1, 2, 4], "stop"]]]
