@@ -51,6 +51,7 @@ def one_case(rank: int, settings: Train, model: Path, folder: Path) -> dict[str,
     """Of an adapter of this rank, or with 0 of all weights. What it writes is in `folder`. Memory in bytes."""
     import numpy as np
     import torch
+    from transformers import AutoConfig
 
     from workers.numerics import batching, layout
     from workers.training import pieces
@@ -66,9 +67,10 @@ def one_case(rank: int, settings: Train, model: Path, folder: Path) -> dict[str,
     engine = build_policy(settings, str(model), trainer.device, 1, lambda: None, adapter)
     engine.train()
     draw, seconds, kept = np.random.default_rng(0), [], 0
+    words = AutoConfig.from_pretrained(model).vocab_size
     trees = []
     for row in range(_PAIRS):
-        parts = (draw.integers(0, 2000, size).astype(np.int32) for size in (_PROMPT, _SIDE, _SIDE))
+        parts = (draw.integers(0, words, size).astype(np.int32) for size in (_PROMPT, _SIDE, _SIDE))
         trees += batching.pair_trees([batching.PairTokens(str(row), *parts)], [0], settings.microbatch)
     for _ in range(_UPDATES):
         started = time.process_time()

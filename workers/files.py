@@ -17,7 +17,7 @@ CHUNK_BYTES = 2**24
 """How much of a file is read and hashed at once."""
 
 
-def make_folder(folder: Path, above: int = 0) -> None:
+def make_folder(folder: Path, above: int) -> None:
     """Make a folder, if it is not there, and so many of those above it. Nothing further up is made anew: the run's
     folder may have been moved away in the middle of the work.
 

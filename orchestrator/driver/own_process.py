@@ -16,6 +16,7 @@ from orchestrator.driver.private_folder import PrivateFolder, compiled_environme
 from orchestrator.errors import RatchetError, cut
 
 _LOOKING = 600.0  # seconds
+_OF_PROMPTS = "the model's chat template, and at the regular expressions of its tokenizer.json"
 
 
 def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -> dict[str, Any]:
@@ -56,9 +57,6 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
         raise RatchetError(f"{what} could not be looked at: {cut(said[-1])}. Look at {suspect}.")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-_OF_PROMPTS = "the model's chat template, and at the regular expressions of its tokenizer.json"
 
 
 def rendered(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from orchestrator.config import Lora
 from orchestrator.records.adapters import BASE, CONFIG, WEIGHTS, AdapterPlan
-from workers.files import make_folder
 from workers.numerics.attention import UnsupportedModel
 from workers.training.export import ExportError, full_weight, kept_buffers
 from workers.training.loading import Weights
@@ -216,7 +215,7 @@ def write(folder: Path, lora: Lora, adapter: dict[str, Tensor], base: dict[str, 
     """
     if bad := [name for name, value in adapter.items() if not bool(torch.isfinite(value).all())]:
         raise ExportError(f"{bad[0]} holds a value that is not finite after training; nothing was published")
-    make_folder(folder)
+    folder.mkdir(exist_ok=True)
     save_file({name: value.contiguous() for name, value in sorted(adapter.items())}, folder / WEIGHTS, {"format": "pt"})
     (folder / WEIGHTS).chmod(folder.stat().st_mode & 0o666)  # else it is its owner's alone
     said = _config(lora).to_dict() | {"base_model_name_or_path": None, "inference_mode": True}

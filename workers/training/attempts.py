@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.records.rows import TrainingPlan
-from workers.files import make_folder
 
 
 class Attempts:
@@ -24,7 +23,7 @@ class Attempts:
         self._number += 1
         metrics, probe, checkpoint = (self._own(path) for path in self._outputs(self._plan))
         for folder in {metrics.parent, probe.parent}:
-            make_folder(folder)
+            folder.mkdir(exist_ok=True)
         states = self._plan.state_dir
         if self._number > 1:
             states = f"{states}.{self._number}"

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from workers.files import make_folder, sync
+from workers.files import sync
 
 SHARD_BYTES = 4 * 10**9
 """Largest shard file; a single larger tensor has a file of its own."""
@@ -100,7 +100,7 @@ def export_checkpoint(
     """
     folder = Path(target)
     if rank == 0:
-        make_folder(folder)
+        folder.mkdir(exist_ok=True)
     shards: list[dict[str, Tensor]] = [{}]
     files: list[set[str]] = []
     size = total = 0

@@ -48,7 +48,7 @@ class Publication:
     def publish(self, checkpoint: Path, probe_file: Path) -> dict[str, Any]:
         """Write the checkpoint and its probe; returns what is to be told of it, on rank 0."""
         if dist.get_rank() == 0:
-            make_folder(checkpoint)
+            checkpoint.mkdir(exist_ok=True)
         if self.adapted is not None:
             return self._publish_merged(self.adapted, checkpoint, probe_file)
         self._write_probe(probe_file)
