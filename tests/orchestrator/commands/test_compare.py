@@ -230,7 +230,8 @@ def test_all_mistakes_are_told_at_once_and_nothing_is_made(tmp_path: Path, capsy
     assert "did you mean `epochs`?" in lines[0] and "loss.beta: must be a number above 0" in lines[1]
     path = project(tmp_path, arms={"irpo": {}, "dpo": {"set": {"data.train": "nowhere.jsonl"}}})
     assert ratchet("compare", path) == 2
-    assert "data.train: 'nowhere.jsonl' does not exist" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "data.train: 'nowhere.jsonl' does not exist" in told.err and told.out == "looking at the jobs of 2 runs\n"
     assert not (tmp_path / "runs").exists()
 
 
