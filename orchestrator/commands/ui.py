@@ -26,7 +26,7 @@ from orchestrator.reports.dashboard import is_server, serving
 from orchestrator.reports.links import experiment_page
 from orchestrator.reports.status import open_run
 from orchestrator.text.shown import line
-from orchestrator.text.terminal import echo
+from orchestrator.text.terminal import echo, is_lost
 from orchestrator.tracking.database import follow, sqlite_file
 from orchestrator.tracking.tracker import Page, default_address, open_command, page_of, server_of
 
@@ -106,7 +106,8 @@ def _newest(runs: Path) -> list[Path]:
 
 
 def serve(found: Shown, say: Callable[[str], None], port: int | None = None) -> None:
-    """Serve it until somebody interrupts, and leave nothing behind; of a server that is there, say its pages alone.
+    """Serve it until somebody interrupts, or nobody is there to do so, and leave nothing behind; of a server that is
+    there, say its pages alone.
 
     Raises:
         BadInput: the port is taken.
@@ -125,6 +126,8 @@ def serve(found: Shown, say: Callable[[str], None], port: int | None = None) -> 
         assert database is not None  # `find` finds no other
         with serving(database.parent, address), contextlib.suppress(Interrupted):
             while server.poll() is None:
+                if is_lost():  # a terminal that is closed gives no Ctrl-C
+                    return
                 time.sleep(_LOOK_SECONDS)
             raise RatchetError(f"MLflow's server has ended: {_last(log)}")
 
