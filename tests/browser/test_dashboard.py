@@ -160,13 +160,35 @@ def test_what_a_stranger_says_is_text_on_every_page(ui: Ui, browser: Any) -> Non
         require_not_obeyed(browser)
 
 
-def test_ctrl_c_leaves_nothing(ui: Ui) -> None:
+def servers_of(ui: Ui) -> list[int]:
+    """The processes of MLflow that it has started."""
     port = int(ui.server.rpartition(":")[2])
     found = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     servers = [int(line.split()[0]) for line in found.splitlines() if f"--port {port} " in line]
     assert servers
-    assert ui.end() == 0
+    return servers
+
+
+def require_gone(servers: list[int]) -> None:
     deadline = time.monotonic() + 20
     while any(map(pid_exists, servers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [pid for pid in servers if pid_exists(pid)]
+
+
+def test_ctrl_c_leaves_nothing(ui: Ui) -> None:
+    servers = servers_of(ui)
+    assert ui.end() == 0
+    require_gone(servers)
+
+
+def test_a_terminal_that_is_closed_leaves_nothing(tmp_path: Path) -> None:
+    """Its SIGHUP is ignored, as by all commands, and no Ctrl-C will come."""
+    sync(two_rounds(tmp_path / "maths/runs/sample").root)
+    ui = Ui(tmp_path / "maths/runs")
+    servers = servers_of(ui)
+    ui.process.send_signal(signal.SIGHUP)
+    assert ui.process.stdout
+    ui.process.stdout.close()
+    assert ui.process.wait(60) == 0
+    require_gone(servers)
