@@ -22,7 +22,6 @@ from orchestrator.reports.journal import JOURNAL
 from orchestrator.reports.progress.model import PROGRESS_FILE
 from orchestrator.reports.written import REPORTS
 
-
 _OF_A_CLAIM = ("ledger", "driver.json", PROGRESS_FILE, JOURNAL, *REPORTS)
 """What may stand in a run that was claimed and of which no more is written; somebody may have looked at its report."""
 
