@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.config.addresses import without_password
-from orchestrator.config.places import home
+from orchestrator.config.places import home, own_code, own_code_environment
 from orchestrator.driver.signals import held, signals
 from orchestrator.errors import BadInput, Interrupted, RatchetError, last_line
 from orchestrator.files.inside import is_run
@@ -168,13 +167,13 @@ def _server(uri: str, port: int | None) -> Iterator[tuple[subprocess.Popen[bytes
 
 
 def _start(uri: str, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    options = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
     return subprocess.Popen(
-        [*command, "--backend-store-uri", uri],
-        stdin=subprocess.DEVNULL,
+        [*own_code("orchestrator.tracking.serve"), *options],
+        stdin=subprocess.PIPE,  # which is closed when this process ends, however it ends
         stdout=log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **_ENVIRONMENT},
+        env={**own_code_environment(), **_ENVIRONMENT},
         start_new_session=True,  # Ctrl-C comes to us alone, and what it starts can be ended with it
     )
 

@@ -61,7 +61,7 @@ class Ui:
 
     def __init__(self, runs: Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "RATCHET_HOME": str(runs.parent)}
-        command = [sys.executable, "-m", "orchestrator", "ui"]
+        command = [sys.executable, "-P", "-m", "orchestrator", "ui"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=runs.parent)
         assert self.process.stdout
         self.lines: list[str] = []
@@ -182,13 +182,24 @@ def test_ctrl_c_leaves_nothing(ui: Ui) -> None:
     require_gone(servers)
 
 
-def test_a_terminal_that_is_closed_leaves_nothing(tmp_path: Path) -> None:
-    """Its SIGHUP is ignored, as by all commands, and no Ctrl-C will come."""
-    sync(two_rounds(tmp_path / "maths/runs/sample").root)
-    ui = Ui(tmp_path / "maths/runs")
+@pytest.mark.parametrize("how", ["its terminal is closed", "it is killed"])
+def test_however_it_ends_nothing_is_left_and_no_module_of_the_current_folder_was_taken(
+    tmp_path: Path, how: str
+) -> None:
+    """A terminal's SIGHUP is ignored, as by all commands, and no Ctrl-C will come."""
+    runs = tmp_path / "maths/runs"
+    sync(two_rounds(runs / "sample").root)
+    for name in ("encodings", "json", "mlflow", "multiprocessing", "uvicorn"):  # it is started in a stranger's run, say
+        (runs.parent / f"{name}.py").write_text(f"import posix\nposix.mkdir({str(tmp_path / 'executed')!r})\n")
+    ui = Ui(runs)
     servers = servers_of(ui)
-    ui.process.send_signal(signal.SIGHUP)
-    assert ui.process.stdout
-    ui.process.stdout.close()
-    assert ui.process.wait(60) == 0
+    if how == "it is killed":
+        ui.process.kill()
+        ui.process.wait()
+    else:
+        ui.process.send_signal(signal.SIGHUP)
+        assert ui.process.stdout
+        ui.process.stdout.close()
+        assert ui.process.wait(60) == 0
     require_gone(servers)
+    assert not (tmp_path / "executed").exists()
