@@ -16,7 +16,8 @@ from orchestrator.driver.private_folder import PrivateFolder, compiled_environme
 from orchestrator.errors import RatchetError, cut
 
 _LOOKING = 600.0  # seconds
-_OF_PROMPTS = "the model's chat template, and at the regular expressions of its tokenizer.json"
+OF_PROMPTS = "the model's chat template, and at the regular expressions and replacements of its tokenizer.json"
+"""What to look at where tokenising finds no end, or takes all memory."""
 
 
 def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
     finally:
         folder.remove()
     if done.returncode == -signal.SIGPROF:  # see workers.tokens.bounds
-        raise RatchetError(f"{what} could not be looked at: over one text there was no end. Look at {suspect}.")
+        raise RatchetError(f"{what} could not be looked at: there was no end. Look at {suspect}.")
     if done.returncode:
         # A library in Rust that breaks says after its reason how to have more said.
         lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]
@@ -65,7 +66,7 @@ def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RatchetError: it broke, or found no end.
     """
-    return _same("workers.tokens.rendering", json.dumps(request), "the prompts", _OF_PROMPTS)
+    return _same("workers.tokens.rendering", json.dumps(request), "the prompts", OF_PROMPTS)
 
 
 def tried(request: Mapping[str, Any]) -> dict[str, Any]:
