@@ -226,16 +226,6 @@ def test_what_is_damaged_at_home_is_not_archived(run: Path, tmp_path: Path) -> N
     assert not (tmp_path / "archive/ledger").exists()
 
 
-@pytest.mark.parametrize(
-    ("put", "said"),
-    [
-        (os.mkfifo, "is no regular file"),  # which would be waited for
-        (lambda file: file.symlink_to("/dev/zero"), "leads out of the run"),
-        (lambda file: file.symlink_to(Path(__file__)), "leads out of the run"),
-        (lambda file: file.write_bytes(b"") or os.truncate(file, 2**40), "is not what was committed"),
-    ],
-    ids=["a pipe", "a device", "a link", "a file without end"],
-)
 class Moved(type(Path())):  # type: ignore[misc]
     """A run's folder that is moved away as soon as one of its files is asked for, but those of `not_yet`."""
 
@@ -258,6 +248,16 @@ def test_a_run_that_is_moved_meanwhile_is_said_to_be(run: Path, tmp_path: Path) 
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (os.mkfifo, "is no regular file"),  # which would be waited for
+        (lambda file: file.symlink_to("/dev/zero"), "leads out of the run"),
+        (lambda file: file.symlink_to(Path(__file__)), "leads out of the run"),
+        (lambda file: file.write_bytes(b"") or os.truncate(file, 2**40), "is not what was committed"),
+    ],
+    ids=["a pipe", "a device", "a link", "a file without end"],
+)
 def test_what_stands_in_a_committed_files_place_is_not_read(
     run: Path, tmp_path: Path, put: Callable[[Path], object], said: str
 ) -> None:
