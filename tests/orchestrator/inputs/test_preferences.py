@@ -208,6 +208,7 @@ def test_columns_that_can_hold_no_prompt_are_not_read(tmp_path: Path) -> None:
     st.text(max_size=4) | st.lists(st.text(max_size=3), max_size=2) | st.integers(0, 9) | st.booleans() | st.binary(),
     st.none() | st.text(max_size=3),
 )
+@settings(deadline=None)
 def test_whatever_may_be_the_prompt_is_read(name: str, value: Any, shared: str | None) -> None:
     schema = pa.table({"chosen": ["1"], name: pa.array([value]), "rejected": ["2"]}).schema
     assert name in read_columns(schema) or not _may_be_prompt(name, value, shared)
