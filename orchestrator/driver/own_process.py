@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import resource
 import signal
 import subprocess
 import tempfile
@@ -27,6 +28,7 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
     Raises:
         RatchetError: it broke, or found no end; or there is no place for its temporary files.
     """
+    suspect += _limited()
     try:
         folder = PrivateFolder(Path(tempfile.gettempdir()))
     except OSError as error:
@@ -58,6 +60,12 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
         raise RatchetError(f"{what} could not be looked at: {cut(said[-1])}. Look at {suspect}.")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def _limited() -> str:
+    """What else is to be looked at where a process may not have all memory."""
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return "" if soft == resource.RLIM_INFINITY else f", or let it have more than {soft >> 20} MiB (`ulimit -v`)"
 
 
 def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
