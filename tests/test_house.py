@@ -77,42 +77,6 @@ def test_workers_read_no_pickles() -> None:
         assert unpickles(bad) == [1], bad
 
 
-def makes_above(text: str) -> list[int]:
-    """Lines of a module that make a folder with all that it is to stand in."""
-    found = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call):
-            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            called = ast.unparse(node.func).rpartition(".")[2]
-            if given.get("parents", "False") != "False" or called in ("makedirs", "copytree"):
-                found.append(node.lineno)
-    return found
-
-
-ABOVE = {
-    "orchestrator/archive/receiver.py": 1,
-    "orchestrator/commands/compare/command.py": 1,
-    "orchestrator/commands/compare/told.py": 1,
-    "orchestrator/commands/doctor/command.py": 1,
-    "orchestrator/commands/export/command.py": 1,
-    "orchestrator/commands/grade/file.py": 1,
-    "orchestrator/driver/private_folder.py": 1,
-    "orchestrator/files/user_state.py": 1,
-    "orchestrator/ledger/ledger.py": 2,
-}
-"""How often, at the beginning of a command and outside of a run that is there: a folder that was moved away in the
-middle of the work is not made anew."""
-
-
-def test_folders_above_are_made_where_something_begins_alone() -> None:
-    files = [file for part in ("orchestrator", "workers") for file in (PROJECT / part).rglob("*.py")]
-    found = {str(f.relative_to(PROJECT)): len(lines) for f in files if (lines := makes_above(f.read_text()))}
-    assert found == ABOVE
-    for bad in ("a.mkdir(parents=True)", "os.makedirs(a)", "shutil.copytree(a, b)", "a.mkdir(0o700, parents=b)"):
-        assert makes_above(bad) == [1], bad
-    assert makes_above("a.mkdir(parents=False, exist_ok=True)") == []
-
-
 def test_every_command_that_is_named_exists() -> None:
     files = [*(PROJECT / "orchestrator").rglob("*.py"), *(PROJECT / "workers").rglob("*.py")]
     files += [*(PROJECT / "docs").rglob("*.md"), PROJECT / "README.md"]
