@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.places import in_ray_package
+from orchestrator.files.named import real
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = real(Path(__file__)).parents[2]
 _INSTALLED = ("site-packages", "dist-packages")
 
 
