@@ -309,9 +309,9 @@ class Held(Machine):
         super().__init__(cpus=4, gpus=0)
 
     @contextlib.contextmanager
-    def reserve(self, *_: Any) -> Iterator[Any]:
+    def reserve(self, what: str, count: int, cpus: int, gpus: int, *_: Any) -> Iterator[Any]:
         placement: Any = ForRanks(1)
-        placement.mark, placement.cpus = "the-mark", 4
+        placement.mark, placement.cpus, placement.gpus = "the-mark", 4, gpus
         yield placement
         self.asked.append(("given back", ()))
 
@@ -346,6 +346,8 @@ class Pool:
     """Engines that note what becomes of them."""
 
     resting = complete = True
+    asleep = may_sleep = False
+    ended = ""
     num_starts = 1
 
     def __init__(self, notes: list[str]) -> None:
@@ -382,6 +384,8 @@ class Pool:
 
 class Group:
     """Ranks that note what becomes of them."""
+
+    ended = ""
 
     def __init__(self, notes: list[str]) -> None:
         self.notes = notes
@@ -454,6 +458,16 @@ def test_models_of_a_training_are_loaded_in_place(tmp_path: Path, gpus: int) -> 
     executed = workers.execution("generate")
     assert executed["weights"] == "in place, slope 1.000"
     assert TypeAdapter(Facts).validate_python({"executed": executed})
+
+
+def test_on_accelerators_the_same_processes_serve_where_the_job_says_so(tmp_path: Path) -> None:
+    workers = Serving(load_job(make_project(tmp_path), ["cluster.warm=true"]).job, gpus=1)
+    for name, weight in (("a", 1.0), ("b", 2.0), ("c", 4.0)):
+        pool = workers.engines(*made(tmp_path / name, weight))
+    assert workers.notes == ["start", "ranks prepare", "serve a", "wait", "load b", "serve b", "wait", "load c"]
+    assert pool.may_sleep
+    pool.ended = "engine 0 gives back the memory of its device but for 9.0 GiB: its process is ended"
+    assert workers.execution("generate")["ended"] == pool.ended and "ended" not in workers.execution("train")
 
 
 @pytest.mark.parametrize("early", [True, False])
