@@ -228,7 +228,7 @@ def test_engines_that_sleep_take_weights_where_new_ones_once_held_the_same(how: 
     """Without a slope, since they have given the old ones up: nothing need be known of the change."""
     said, taken = list[str](), list[bool]()
     engines, weights = Sleeping(how), InPlace(said.append)
-    for weight in (1.0, 1.5, 1.8, 1.8):
+    for weight in (1.0, 1.5, 1.8):
         model = served(weight, probe={})
         taken.append(weights.change(engines, model))
         if not taken[-1]:
@@ -237,7 +237,7 @@ def test_engines_that_sleep_take_weights_where_new_ones_once_held_the_same(how: 
         assert engines.weights == [weight] * 2 and not engines.resting
         if weights.may_sleep:
             engines.rest()
-    assert taken == [False, False, how == "wakes", how == "wakes"] and weights.may_sleep == (how == "wakes")
+    assert taken == [False, False, how == "wakes"] and weights.may_sleep == (how == "wakes")
     assert len(said) == 1 and said[0].startswith(told)
     assert weights.told == ("in place, after a sleep" if how == "wakes" else "")
 
