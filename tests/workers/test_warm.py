@@ -4,6 +4,8 @@ devices; the workers have no model, and the devices are files."""
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,17 @@ def test_an_engine_that_cannot_sleep_after_all_is_closed(stage: Stage, devices: 
     stage.ranks()
     assert taken(devices) == [10 + 2 * CONTEXT + HELD] * 2
     assert stage.engines("second") == engines
+
+
+def test_engines_of_which_one_has_died_asleep_are_new_ones(stage: Stage) -> None:
+    """What sleeps can take weights and nothing else."""
+    (stage.folder / "first/sleeps").touch()
+    engines = stage.engines("first")
+    stage.ranks()
+    assert stage.turns.there(ENGINES).asleep
+    os.kill(engines[1], signal.SIGKILL)
+    assert set(stage.engines("second")).isdisjoint(engines)
+    assert not stage.turns.of(ENGINES).may_sleep and any("are made anew: engine 1: " in line for line in stage.told)
 
 
 @pytest.mark.parametrize(("leaks", "turns"), [("700", 3), ("5000", 1)])

@@ -140,8 +140,8 @@ class Trainer:
         self._policy = self._pairs = None
         if not self.use_cuda:
             return Kept(self._memory.kept())
+        gc.collect()  # an engine of DeepSpeed is in circles of references, and refers to the group
         self.disconnect()
-        gc.collect()
         torch.cuda.empty_cache()
         torch.accelerator.empty_host_cache()  # pinned memory, of an optimizer that is offloaded
         return Kept(self._memory.kept(collected=True), self._devices.kept())
