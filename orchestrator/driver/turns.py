@@ -122,10 +122,6 @@ class Turns:
             self.turn = REWARDERS
         return self._workers[REWARDERS]
 
-    def keeps(self, role: Role) -> bool:
-        """Whether workers of this role hold devices now."""
-        return role in self._workers and (self._split or self.turn == role)
-
     def _own(self, role: Role) -> Any:
         """Workers that have devices of their own. Reserved together, so that no two jobs wait for each other's half."""
         if self._placement is not None and self._cluster().others_wait():

@@ -145,9 +145,9 @@ def test_both_start_with_the_first_turn_where_one_reservation_holds_them() -> No
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_roles_with_devices_of_their_own_never_rest(gpus: int) -> None:
     play = Play(Stage(1, 4, gpus=3 * gpus), engines=(1, 2, 2 * gpus), ranks=(2, 1, gpus), split=True)
-    assert not play.turns.keeps(ENGINES)
+    assert play.turns.there(ENGINES) is None
     assert play(RANKS) == ["reserve 1 x 2 and 2 x 1", "engines start", "ranks start"]
-    assert play(ENGINES) == play(RANKS) == [] and play.turns.keeps(ENGINES) and play.turns.keeps(RANKS)
+    assert play(ENGINES) == play(RANKS) == [] and play.turns.there(ENGINES) and play.turns.there(RANKS)
     engines, ranks = play.places
     assert [engines.count, ranks.count] == [1, 2] and [engines.gpus, ranks.gpus] == [2 * gpus, gpus]
     assert [ranks.actor_options(index)["scheduling_strategy"] for index in (0, 1)] == [1, 2]
@@ -158,7 +158,7 @@ def test_roles_with_devices_of_their_own_never_rest(gpus: int) -> None:
     assert play(ENGINES) == [*again, "engines start", "ranks start"], "another job has had its turn"
     play.stage.waiting = False
     play.turns.release()
-    assert not play.turns.keeps(RANKS)
+    assert play.turns.there(RANKS) is None
 
 
 def test_devices_that_nobody_needs_for_long_are_given_back() -> None:
@@ -301,7 +301,7 @@ def test_reward_workers_have_a_turn_alone(split: bool) -> None:
     assert play.turns.alone((2, 4, 1), lambda place: play.hire("others", place)) is pool
     ended = ["ranks end", "engines end"] if split else ["engines end"]
     assert play.stage.notes[before:] == [*ended, "given back", "mark is over", "reserve 2 x 4", "rewarders start"]
-    assert play.turns.keeps(ENGINES) is False
+    assert play.turns.there(ENGINES) is None
     held = "reserve 1 x 4 and 1 x 4" if split else "reserve 1 x 4"
     started = ["engines start", "ranks start"] if split else ["engines start"]
     assert play(ENGINES) == ["rewarders end", "given back", "mark is over", held, *started]

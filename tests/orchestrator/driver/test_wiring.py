@@ -360,6 +360,9 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.notes.append("end")
 
+    def rest(self) -> None:
+        self.resting = True
+
     def serve(self, model: str) -> None:
         self.model, self.resting = model, False
         self.notes.append(f"serve {Path(model).name}")
@@ -398,6 +401,9 @@ class Group:
 
     def prepare(self) -> None:
         self.notes.append("ranks prepare")
+
+    def rest(self) -> None:
+        pass
 
 
 class Serving(On):
@@ -458,6 +464,9 @@ def test_models_of_a_training_are_loaded_in_place(tmp_path: Path, gpus: int) -> 
     executed = workers.execution("generate")
     assert executed["weights"] == "in place, slope 1.000"
     assert TypeAdapter(Facts).validate_python({"executed": executed})
+    workers.trainers()
+    workers.engines(str(tmp_path / "c"))
+    assert "weights" not in workers.execution("generate"), "after a rest they are read anew"
 
 
 def test_on_accelerators_the_same_processes_serve_where_the_job_says_so(tmp_path: Path) -> None:
