@@ -47,7 +47,9 @@ def taken(environment: Mapping[str, str]) -> dict[str, int] | None:
     """Bytes of memory that are taken of each device of this process, whoever has them; None where the driver does not
     tell."""
     found = {index: used for index, _, used in _mine("memory.used", environment)}
-    if not found or None in found.values():
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    complete = visible is None or len(found) == visible.count(",") + 1
+    if not found or not complete or None in found.values():
         return None
     return {index: used * 2**20 for index, used in found.items()}
 
@@ -56,9 +58,9 @@ def _mine(fields: str, environment: Mapping[str, str]) -> Iterator[tuple[Any, ..
     """Of each device of this process its index, its UUID, and these fields in MiB: None where one is not told."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     mine = None if visible is None else [name.strip() for name in visible.split(",")]
-    for index, uuid, *said in rows(f"--query-gpu=index,uuid,{fields}"):
-        if mine is None or index in mine or uuid in mine:
-            yield index, uuid, *(int(field) if field.isdigit() else None for field in said)
+    for row in rows(f"--query-gpu=index,uuid,{fields}"):
+        if len(row) == 3 + fields.count(",") and (mine is None or {*row[:2]} & {*mine}):  # else it is no device
+            yield *row[:2], *(int(field) if field.isdigit() else None for field in row[2:])
 
 
 def name_of(pid: int) -> str:
