@@ -21,6 +21,7 @@ from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.harness import HarnessTasks, checked_tasks
 from orchestrator.driver.load import loads_of, sampling
 from orchestrator.driver.nodes import Node, room
+from orchestrator.driver.own_process import OF_PROMPTS
 from orchestrator.driver.rewarding import Make, Rewarding
 from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.serving import attention_kernel, serving_dtype, with_dtype
@@ -163,19 +164,22 @@ class RealWorkers:
 
         # Millions of them go through a file, in the folder that the nodes share.
         with handed_over(problems, Path(output)) as file:
-            facts: Facts = self.cluster.call(tokenize_file, str(file), plan, output)
-        return facts
+            return self._of_tokens(tokenize_file, plan.model, str(file), plan, output)
 
     def token_ends(self, model: str, source: str, output: str) -> Facts:
         from workers.tokens.ends import token_ends
 
-        facts: Facts = self.cluster.call(token_ends, model, source, output)
-        return facts
+        return self._of_tokens(token_ends, model, model, source, output)
 
     def tokenize_preferences(self, source: str, rows: list[int] | None, plan: PreferencePlan, output: str) -> Facts:
         from workers.tokens.preferences import tokenize_preferences
 
-        facts: Facts = self.cluster.call(tokenize_preferences, source, rows, plan, output)
+        return self._of_tokens(tokenize_preferences, plan.model, source, rows, plan, output)
+
+    def _of_tokens(self, function: Callable[..., Any], model: str, *arguments: Any) -> Facts:
+        """What work with a model's tokenizer tells, in a process of the cluster."""
+        cure = f". Look at {OF_PROMPTS}, and whether the machine is short of memory."
+        facts: Facts = self.cluster.call(function, *arguments, over=f"model: {model}", cure=cure)
         return facts
 
     def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]:
