@@ -21,10 +21,10 @@ class Prompts:
 
     def __init__(self, file: Path) -> None:
         self.file, self._rows = file, Rows(file, _COLUMNS)
-        hashes = [np.fromiter(map(hash, ids), np.int64) for ids in self.ids()]
-        found = np.concatenate([np.zeros(0, np.int64), *hashes])
-        order = np.argsort(found, kind="stable").astype(np.int32)
-        self._hashes, self._places = found[order], order
+        names = (name for ids in self.ids() for name in ids)
+        self._hashes = np.fromiter(map(hash, names), np.int64, len(self))
+        self._places = np.argsort(self._hashes, kind="stable").astype(np.int32)
+        self._hashes.sort()
         self._alike = self._places_of_alike()
         self.conversational = self._has_messages()
 
@@ -60,8 +60,7 @@ class Prompts:
 
     def _places_of_alike(self) -> dict[str, int]:
         """Rows by id where the hashes of two ids are the same."""
-        hashes, count = np.unique(self._hashes, return_counts=True)
-        repeated = set(hashes[count > 1].tolist())
+        repeated = set(self._hashes[1:][self._hashes[1:] == self._hashes[:-1]].tolist())
         if not repeated:
             return {}
         ids = (name for part in self.ids() for name in part)
