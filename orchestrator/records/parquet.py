@@ -40,6 +40,15 @@ def _require(columns: Sequence[str], parquet: pq.ParquetFile, file: str | Path) 
         raise pa.ArrowInvalid(f"{file}: no column {', '.join(sorted(missing))}")
 
 
+def streamed(file: str | Path, read_dictionary: list[str] | None = None) -> pq.ParquetFile:
+    """A file to be read by `iter_batches`. Arrow's default holds whatever was read of it until it is closed.
+
+    Raises:
+        OSError, pyarrow.ArrowException: it cannot be read.
+    """
+    return pq.ParquetFile(file, read_dictionary=read_dictionary, pre_buffer=False)
+
+
 class TableWriter:
     """A file that grows by tables. Each group of rows has some 2 KB a column in the file's footer, which the writer
     holds to the end, and whoever opens the file: after the first groups, which are a table each as in files of earlier

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.errors import Damaged
-from orchestrator.records.parquet import ROWS_A_GROUP, Rows
+from orchestrator.records.parquet import ROWS_A_GROUP, Rows, streamed
 
 _COLUMNS = ("prompt_id", "text", "token_ids", "messages", "solution", "solution_token_ids")
 
@@ -70,6 +69,6 @@ class Prompts:
         return any(table["messages"].null_count < table.num_rows for table in self._batches("messages"))
 
     def _batches(self, column: str) -> Iterator[pa.Table]:
-        with pq.ParquetFile(self.file) as parquet:
+        with streamed(self.file) as parquet:
             for batch in parquet.iter_batches(ROWS_A_GROUP, columns=[column]):
                 yield pa.Table.from_batches([batch])

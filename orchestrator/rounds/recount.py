@@ -18,7 +18,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.groups import FURTHER, GROUP, Units, further_columns, groups_in
 from orchestrator.records.masks import PAIR_MASKS, mask_columns
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import read_table, streamed
 from orchestrator.rounds import pair_files
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.rounds.prompt_rows import Prompts
@@ -143,6 +143,6 @@ def _logprobs(file: Path) -> dict[str, float]:
 def batches(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The rows of Parquet files, of which few are in memory at a time."""
     for file in files:
-        with pq.ParquetFile(file) as parquet:
+        with streamed(file) as parquet:
             for batch in parquet.iter_batches(batch_size=1024, columns=columns):
                 yield pa.Table.from_batches([batch])

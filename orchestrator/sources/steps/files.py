@@ -19,7 +19,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.golds import best
 from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, mask_columns, masked
-from orchestrator.records.parquet import TableWriter, read_table
+from orchestrator.records.parquet import TableWriter, read_table, streamed
 from orchestrator.records.rows import DECODED, PROMPTS, Problem, step_pairs_schema
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.sources.steps.answers import Answer
@@ -210,7 +210,7 @@ def read_continuations(file: Path) -> dict[str, list[Continuation]]:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(file) as parquet:
+    with streamed(file) as parquet:
         for batch in parquet.iter_batches(batch_size=256):
             yield from batch.to_pylist()
 
