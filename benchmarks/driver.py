@@ -157,7 +157,7 @@ def train(plan: TrainingPlan) -> dict[str, Any]:
     (folder / "model.safetensors").write_text("1")
     rows = [{"prompt_token_ids": [1], "completion_token_ids": [2, 3], "logprob": -1.0}]
     write_table(pa.Table.from_pylist(rows, PROBE), plan.probe_file)
-    return counts.metrics(metrics) | counts.trained_pairs(_pairs(plan.pairs), 0) | {"tokens_per_second": 1.0}
+    return counts.metrics(metrics) | counts.trained_pairs(lambda: _pairs(plan.pairs), 0) | {"tokens_per_second": 1.0}
 
 
 def _pairs(files: Sequence[str]) -> Iterator[Any]:
