@@ -7,7 +7,7 @@ import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, groupby
+from itertools import groupby
 from statistics import fmean, variance
 from typing import Any, Protocol
 
@@ -95,24 +95,28 @@ def trained_pairs(pairs: Callable[[], Iterable[PairIds]], dropped: int) -> dict[
     again, such as of an earlier round, are counted once more.
     """
     number, completions, prompts = 0, 0, bytearray()
-    for prompt, keys in _by_prompt(pairs()):
-        number += len(keys)
-        completions += len(set(chain.from_iterable(keys)))
-        prompts += digest_of(prompt)
+    for prompt, count, keys in _by_prompt(pairs()):
+        number, completions = number + count, completions + len(keys)
+        prompts += prompt
     if again := repeated(prompts):
         different = set[str]()
-        for prompt, keys in _by_prompt(pairs()):
-            if digest_of(prompt) in again:
-                own = set(chain.from_iterable(keys))
-                different, completions = different | own, completions - len(own)
+        for prompt, _, keys in _by_prompt(pairs()):
+            if prompt in again:
+                different.update(keys)
+                completions -= len(keys)
         completions += len(different)
     return {"pairs": number, "dropped_pairs": dropped, "distinct_completions": completions}
 
 
-def _by_prompt(pairs: Iterable[PairIds]) -> Iterator[tuple[bytes, list[tuple[str, ...]]]]:
-    """The token ids of each prompt, and of its pairs that stand together the names of their completions."""
+def _by_prompt(pairs: Iterable[PairIds]) -> Iterator[tuple[bytes, int, set[str]]]:
+    """A digest of each prompt's token ids, and of its pairs that stand together their number and the names of their
+    completions."""
     for prompt, together in groupby(pairs, lambda pair: np.asarray(pair.prompt, "<i4").tobytes()):
-        yield prompt, list(map(completion_keys, together))
+        number, keys = 0, set[str]()
+        for pair in together:
+            number += 1
+            keys.update(completion_keys(pair))
+        yield digest_of(prompt), number, keys
 
 
 def metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
