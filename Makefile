@@ -45,12 +45,12 @@ MARKED = $(shell grep -rlE "mark\.(real|hosts|browser)" --include='test_*.py' te
 
 quick: lint  ## Quick checks: style, types, import rules, tests without the real stack
 	tmp=$$(mktemp -d $(IN_MEMORY)) && trap 'rm -rf "$$tmp"' EXIT && \
-	pytest -q -n $(SIDE_BY_SIDE) --dist worksteal --basetemp="$$tmp/tests" \
+	pytest -q --durations=40 -n $(SIDE_BY_SIDE) --dist worksteal --basetemp="$$tmp/tests" \
 	    -m "not real and not full and not faults and not hosts and not browser" --ignore=tests/faults
 
 test: quick  ## All tests but the slow suites
-	pytest -q -n $(SIDE_BY_SIDE) --dist worksteal -m "not full and not faults" tests/faults
-	pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "(real or hosts or browser) and not full" \
+	pytest -q --durations=15 -n $(SIDE_BY_SIDE) --dist worksteal -m "not full and not faults" tests/faults
+	pytest -q --durations=40 -n 2 --dist loadfile --no-loadscope-reorder -m "(real or hosts or browser) and not full" \
 	    $(LONGEST) $(MARKED)
 
 browser: setup  ## The dashboard's pages in a real browser; skipped where there is no Chromium with its driver

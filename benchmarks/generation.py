@@ -1,12 +1,13 @@
 """Generation: the product's generator beside vLLM's `LLM.generate`, on the same prompts and seeds, in one run.
 
     python -m benchmarks.generation [--model jobs/demo/base] [--prompts 300] [--samples 8] [--repeats 5]
-        [--device cuda] [--json]
+        [--beside llm | engine_seeds | two_engines] [--device cuda] [--json]
 
 Each has a vLLM engine of the same settings in a process of its own, as engines have in a run, and they take turns.
 `LLM.generate` is given all requests at once; the generator gets them as a round does, in shards of 32 prompts, as many
 in flight as a pool gives one engine, and also writes its Parquet files. Without arguments it uses the demo's model and
-prompts.
+prompts. What it is laid beside may also be the generator itself: with one seed an engine instead of one a sample
+(`generate.seeding: engine`), or as two engines that have half the cores and half the prompts each.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from workers.generation.dispatch import AHEAD, LEAST_CALLS, SEQUENCES
 from workers.generation.shard import sample_seed
@@ -46,6 +47,19 @@ MAX_MODEL_LEN = 256
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
 
+Work = Callable[[SamplingPlan], int]
+"""Samples all prompts; returns the number of tokens."""
+
+
+class Side(NamedTuple):
+    """What takes its turn."""
+
+    start: Callable[..., Work]
+    engines: int = 1
+    """Processes, which share cores and prompts."""
+    seeding: Literal["sample", "engine"] = "sample"
+
+
 class Pass(NamedTuple):
     """What one side did with all requests."""
 
@@ -55,21 +69,29 @@ class Pass(NamedTuple):
     """Of all the process's threads, those that wait for others by turning among them."""
 
 
-Work = Callable[[SamplingPlan], int]
-"""Samples all prompts; returns the number of tokens."""
-
-
-def write_prompts(model: str, count: int, file: Path) -> None:
-    """The demo's first prompts, as a run writes them."""
+def write_prompts(model: str, count: int, files: Sequence[Path]) -> None:
+    """The demo's first prompts, as a run writes them, shared out among files."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = [json.loads(line) for line in (ROOT / "jobs/demo/train.jsonl").read_text().splitlines()[:count]]
-    texts = [row["question"] + "\n" for row in rows]
-    nothing = [None] * len(rows)
-    answers = [row["answer"] for row in rows]
-    columns = [[r["id"] for r in rows], texts, tokenizer(texts)["input_ids"], nothing, answers, nothing, nothing]
-    write_table(pa.table(columns, schema=PROMPTS), file)
+    for place, file in enumerate(files):
+        part = rows[place :: len(files)]
+        texts, answers, nothing = (
+            [row["question"] + "\n" for row in part],
+            [row["answer"] for row in part],
+            [None] * len(part),
+        )
+        columns = [
+            [row["id"] for row in part],
+            texts,
+            tokenizer(texts)["input_ids"],
+            nothing,
+            answers,
+            nothing,
+            nothing,
+        ]
+        write_table(pa.table(columns, schema=PROMPTS), file)
 
 
 def llm(model: str, settings: Generate, accelerated: bool, prompts: Path, folder: Path) -> Work:
@@ -112,12 +134,18 @@ def in_flight(samples: int) -> int:
     return max(LEAST_CALLS, math.ceil(AHEAD * SEQUENCES / samples))
 
 
-SIDES: dict[str, Callable[[str, Generate, bool, Path, Path], Work]] = {"llm": llm, "ours": ours}
+OURS = "ours"
+SIDES = {
+    OURS: Side(ours),
+    "llm": Side(llm),
+    "engine_seeds": Side(ours, seeding="engine"),
+    "two_engines": Side(ours, engines=2),
+}
 
 
 def serve(side: str, line: Connection, *given: Any) -> None:
-    """One side in its process: starts the engine, says so, and answers each plan with what it took."""
-    work = SIDES[side](*given)
+    """One engine of a side in its process: starts, says so, and answers each plan with what it took."""
+    work = SIDES[side].start(*given)
     line.send("ready")
     while (plan := line.recv()) is not None:
         began, cpu = time.perf_counter(), time.process_time()
@@ -126,27 +154,52 @@ def serve(side: str, line: Connection, *given: Any) -> None:
     os._exit(0)  # the engine's own thread never ends
 
 
+def hire(name: str, options: argparse.Namespace, settings: Generate, folder: Path) -> list[Connection]:
+    """Start a side's engines, one after the other.
+
+    Raises:
+        EOFError: one cannot.
+    """
+    side, spawn = SIDES[name], multiprocessing.get_context("spawn")
+    parts = [folder / f"{name}-{place}" for place in range(side.engines)]
+    write_prompts(options.model, options.prompts, [part.with_suffix(".parquet") for part in parts])
+    os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // side.engines))  # as a run shares them
+    lines = []
+    for part in parts:
+        part.mkdir()
+        line, theirs = spawn.Pipe()
+        given = (options.model, settings, options.device == "cuda", part.with_suffix(".parquet"), part)
+        spawn.Process(target=serve, args=(name, theirs, *given), daemon=True).start()
+        theirs.close()
+        line.recv()
+        lines.append(line)
+    return lines
+
+
+def turn(lines: Sequence[Connection], plan: SamplingPlan) -> Pass:
+    """What all engines of a side did together."""
+    began = time.perf_counter()
+    for line in lines:
+        line.send(plan)
+    done: list[Pass] = [line.recv() for line in lines]
+    seconds = time.perf_counter() - began
+    return Pass(sum(one.tokens for one in done), seconds, sum(one.cpu_seconds for one in done))
+
+
 def measure(options: argparse.Namespace, settings: Generate, folder: Path) -> dict[str, list[Pass]]:
     """All passes of both sides; the first of each, which warms up, is left out."""
-    prompts = folder / "prompts.parquet"
-    write_prompts(options.model, options.prompts, prompts)
-    spawn = multiprocessing.get_context("spawn")
-    lines: dict[str, Connection] = {}
-    for side in SIDES:
-        lines[side], theirs = spawn.Pipe()
-        given = (options.model, settings, options.device == "cuda", prompts, folder)
-        spawn.Process(target=serve, args=(side, theirs, *given), daemon=True).start()
-        theirs.close()
-        lines[side].recv()  # one starts after the other; EOFError where it cannot
-    passes: dict[str, list[Pass]] = {side: [] for side in SIDES}
+    lines = {name: hire(name, options, settings, folder) for name in (options.beside, OURS)}
+    passes: dict[str, list[Pass]] = {name: [] for name in lines}
     for repeat in range(options.repeats + 1):
-        plan = SamplingPlan(options.samples, 1.0, 1.0, 0, options.max_tokens, (), seed=repeat)
-        for side, line in lines.items():
-            line.send(plan)
-            passes[side].append(line.recv())
-    for line in lines.values():
-        line.send(None)
-    return {side: rows[1:] for side, rows in passes.items()}
+        for name, side in lines.items():
+            plan = SamplingPlan(
+                options.samples, 1.0, 1.0, 0, options.max_tokens, (), seed=repeat, seeding=SIDES[name].seeding
+            )
+            passes[name].append(turn(side, plan))
+    for side in lines.values():
+        for line in side:
+            line.send(None)
+    return {name: rows[1:] for name, rows in passes.items()}
 
 
 def figures(passes: dict[str, list[Pass]]) -> dict[str, Any]:
@@ -156,11 +209,12 @@ def figures(passes: dict[str, list[Pass]]) -> dict[str, Any]:
         return [one.tokens / getattr(one, seconds) for one in passes[side]]
 
     found: dict[str, Any] = {}
+    (beside,) = passes.keys() - {OURS}
     for name, seconds in (("tokens_per_second", "seconds"), ("tokens_per_cpu_second", "cpu_seconds")):
-        each = {side: rates(side, seconds) for side in SIDES}
-        ratios = [o / t for o, t in zip(each["ours"], each["llm"], strict=True)]
+        each = {side: rates(side, seconds) for side in passes}
+        ratios = [o / t for o, t in zip(each[OURS], each[beside], strict=True)]
         found[name] = {side: round(statistics.median(values)) for side, values in each.items()}
-        found[name]["ours/llm"] = round(statistics.median(ratios), 3)
+        found[name][f"{OURS}/{beside}"] = round(statistics.median(ratios), 3)
     return found
 
 
@@ -171,6 +225,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--beside", choices=[name for name in SIDES if name != OURS], default="llm")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -15,7 +15,7 @@ from tests.support.reward_models import reward_task
 from workers.reward.worker import Rewarder
 
 DEMO = Path(__file__).resolve().parents[1] / "jobs" / "demo"
-NUM_PAIRS = 100
+NUM_PAIRS = 40
 
 
 def pairs() -> list[tuple[str, str, str]]:

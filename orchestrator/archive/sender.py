@@ -27,6 +27,7 @@ from orchestrator.ledger.drivers import Drivers
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import MAX_RECORD, Record, parsed
 from orchestrator.reports.archived import Cursor, read_cursor, write_cursor
+from orchestrator.reports.living import gone
 
 _BLOCK = 16 << 20
 _MOST_TURNS = 5  # in which files went while they were to be sent
@@ -99,7 +100,7 @@ class Sender:
             self.problem = "there was no time to send it all"
         except Exception as error:
             # An archive must never harm a run: whatever happened, it is told, and tried again later.
-            self.problem = said(error)
+            self.problem = said(gone(self.run_dir) or error)
             self._store = None
         if self.problem != self._cursor.problem:
             self._keep()

@@ -14,6 +14,7 @@ from orchestrator.driver.resume import needing_trust
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files import user_state
 from orchestrator.ledger.ledger import State
+from orchestrator.reports.living import gone
 from orchestrator.reports.status import open_run
 
 
@@ -48,6 +49,8 @@ def archive(run_dir: Path, address: str | None) -> Archived:
     own = job.get("archive") and filled_address(job["archive"], str(job["name"]), int(job["seed"]))
     sender = Sender(run_dir, filled, keep=own in (None, filled))
     if not sender.flush(whole=True):
+        if (moved := gone(run_dir)) is not None:
+            raise moved
         raise RatchetError(f"{run_dir}: {sender.problem}. The same command goes on from here")
     return Archived(without_password(filled), sender.records, sender.sent)
 

@@ -203,11 +203,11 @@ class Cluster:
         """CPU cores of each of `workers` workers: a fair share of the nodes of a cluster without GPUs."""
         return gpus_each or share(self.nodes(), workers)
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any, over: str | None = None, cure: str = "") -> Any:
         """Run a function in a worker process that holds no devices; its own exception is raised here.
 
         One process serves all calls, so that what they import is imported once. Should it die or hang, the call is
-        made again in another, once.
+        made again in another, once: if that is lost, `over` is what it was lost over, and `cure` what to look at.
 
         Raises:
             RatchetError: the second process was lost, too.
@@ -228,7 +228,7 @@ class Cluster:
                 lost = "died"
             ray.kill(self._helper)
             self._helper = None
-        raise RatchetError(f"{function.__name__}: two processes in a row were lost over it; the last one {lost}")
+        raise RatchetError(f"{over or function.__name__}: two processes were lost over it; the last one {lost}{cure}")
 
     def metric(self, name: str, says: str, tags: tuple[str, ...]) -> Metric:
         """A counter that the driver's node shows to Prometheus, where it runs the agent that does."""

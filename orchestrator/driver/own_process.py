@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import resource
 import signal
 import subprocess
 import tempfile
@@ -16,7 +17,8 @@ from orchestrator.driver.private_folder import PrivateFolder, compiled_environme
 from orchestrator.errors import RatchetError, cut
 
 _LOOKING = 600.0  # seconds
-_OF_PROMPTS = "the model's chat template, and at the regular expressions of its tokenizer.json"
+OF_PROMPTS = "the model's chat template, and at the regular expressions and replacements of its tokenizer.json"
+"""What to look at where tokenising finds no end, or takes all memory."""
 
 
 def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
     Raises:
         RatchetError: it broke, or found no end; or there is no place for its temporary files.
     """
+    suspect += _limited()
     try:
         folder = PrivateFolder(Path(tempfile.gettempdir()))
     except OSError as error:
@@ -49,7 +52,7 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
     finally:
         folder.remove()
     if done.returncode == -signal.SIGPROF:  # see workers.tokens.bounds
-        raise RatchetError(f"{what} could not be looked at: over one text there was no end. Look at {suspect}.")
+        raise RatchetError(f"{what} could not be looked at: there was no end. Look at {suspect}.")
     if done.returncode:
         # A library in Rust that breaks says after its reason how to have more said.
         lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]
@@ -59,13 +62,19 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
     return found
 
 
+def _limited() -> str:
+    """What else is to be looked at where a process may not have all memory."""
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return "" if soft == resource.RLIM_INFINITY else f", or let it have more than {soft >> 20} MiB (`ulimit -v`)"
+
+
 def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
     """What `workers.tokens.rendering` finds in a request, in a process that ends with it; asked again, the same.
 
     Raises:
         RatchetError: it broke, or found no end.
     """
-    return _same("workers.tokens.rendering", json.dumps(request), "the prompts", _OF_PROMPTS)
+    return _same("workers.tokens.rendering", json.dumps(request), "the prompts", OF_PROMPTS)
 
 
 def tried(request: Mapping[str, Any]) -> dict[str, Any]:

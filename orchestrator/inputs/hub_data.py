@@ -10,6 +10,7 @@ from orchestrator.config import Source
 from orchestrator.errors import BadInput
 from orchestrator.inputs.digits import Columns
 from orchestrator.inputs.hub import COMMIT, PATIENCE, is_offline, library, short, within
+from orchestrator.inputs.rows import Choose
 
 _CURE = "Check the id and the connection, or give a local file (`path`)."
 
@@ -37,8 +38,8 @@ def pinned(source: Source, key: str) -> Source:
     return source.model_copy(update={"revision": commit})
 
 
-def rows(source: Source, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each row with its place in words, at the commit that the source names.
+def rows(source: Source, key: str, choose: Choose) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each row with its place in words, at the commit that the source names; of the columns that `choose` names.
 
     Raises:
         BadInput: the data set cannot be loaded, has no such split or configuration, or is of another commit.
@@ -57,6 +58,8 @@ def rows(source: Source, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     except Exception as error:
         raise BadInput(f"{key}.hub: {named(source)} cannot be loaded ({short(error)}). {_CURE}") from error
     _check_commit(source, found, key)
+    names = choose(found.features.arrow_schema)
+    found = found.select_columns([name for name in found.column_names if name in names])
     columns, number = Columns(found.features.arrow_schema), 0
     try:
         for number, row in enumerate(found, 1):

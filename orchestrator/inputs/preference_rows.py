@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.types as of
+
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
 from orchestrator.inputs.escapes import broken_latex
@@ -40,6 +43,10 @@ _ABOUT = re.compile(
 """Last words of names of columns that say something about a pair."""
 _LABEL = re.compile(r"[\w.:/@-]*", re.ASCII)
 """A text that is a name or a number, and no question."""
+_BESIDE = ("chosen", "rejected", "system", STEPS)
+_KNOWN = (*_BESIDE, "prompt", *_PROMPTS, "input")
+_NO_TEXTS = (of.is_primitive, of.is_decimal, of.is_binary, of.is_large_binary, of.is_fixed_size_binary, of.is_struct)
+"""Types of columns whose values are neither text nor lists."""
 _DIALOGUE = ("\n\nHuman:", "\n\nAssistant:")
 
 
@@ -165,18 +172,40 @@ def _prompt(row: Mapping[str, Any], chosen: Side, rejected: Side, place: str) ->
     return None
 
 
+def read_columns(schema: pa.Schema) -> list[str]:
+    """The columns that are read, where both sides are among them: those that have a meaning, or may hold a prompt in
+    some row."""
+    if not {"chosen", "rejected"} <= {*schema.names}:
+        return list(schema.names)
+    return [field.name for field in schema if field.name in _KNOWN or _may_hold_prompt(field)]
+
+
+def _may_hold_prompt(field: pa.Field) -> bool:
+    """Whether a column's name and type are such that `_may_be_prompt` could say so of one of its values."""
+    if any(is_kind(field.type) for is_kind in _NO_TEXTS):
+        return False
+    if _PERHAPS.search(field.name.lower()):
+        return True
+    return not of.is_nested(field.type) and not _is_about(field.name)
+
+
+def _is_about(name: str) -> bool:
+    """Whether a column says something about a pair, by its name."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)
+    about = not words or _ABOUT.fullmatch(words[-1].lower()) or {"chosen", "rejected"} & {*map(str.lower, words)}
+    return bool(about)
+
+
 def _may_be_prompt(name: str, value: Any, shared: str | None) -> bool:
     """Whether a column may hold the prompt that a row lacks. Where the sides are plain text, `shared` being what both
     begin with, whatever is not plainly about the pair may: that text is hardly ever the prompt."""
-    if name in ("chosen", "rejected", "system", STEPS) or not _is_filled(value):
+    if name in _BESIDE or not _is_filled(value):
         return False
     if isinstance(value, str) and shared is not None and value.strip() in shared:
         return False  # the sides repeat it
     if _PERHAPS.search(name.lower()):
         return True
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)
-    about = not words or _ABOUT.fullmatch(words[-1].lower()) or {"chosen", "rejected"} & {*map(str.lower, words)}
-    return shared is not None and isinstance(value, str) and not about and not _LABEL.fullmatch(value.strip())
+    return shared is not None and isinstance(value, str) and not _is_about(name) and not _LABEL.fullmatch(value.strip())
 
 
 def _is_filled(value: Any) -> bool:

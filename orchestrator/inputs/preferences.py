@@ -29,7 +29,17 @@ from orchestrator.config import Job, Source
 from orchestrator.errors import BadInput
 from orchestrator.files import durable
 from orchestrator.inputs import hub_data
-from orchestrator.inputs.preference_rows import STEPS, Row, Side, Useless, normalised, parsed, said, unrepeated
+from orchestrator.inputs.preference_rows import (
+    STEPS,
+    Row,
+    Side,
+    Useless,
+    normalised,
+    parsed,
+    read_columns,
+    said,
+    unrepeated,
+)
 from orchestrator.inputs.rows import rows_of
 from orchestrator.ledger.recipes import Fields, Version
 from orchestrator.records.rows import Problem, preferences_schema
@@ -181,9 +191,9 @@ def _read(job: Job, number: int, source: Source, find: Find) -> Preferences:
     key = f"{KEY}.{number - 1}"
     if source.hub:
         source = hub_data.pinned(source, key)
-        places = hub_data.rows(source, key)
+        places = hub_data.rows(source, key, read_columns)
     else:
-        places = rows_of(find(source.path, key), key)
+        places = rows_of(find(source.path, key), key, read_columns)
     name = hub_data.named(source) if source.hub else Path(source.path).name
     left_out: Counter[str] = Counter(empty=0, equal=0, no_prompt=0)
     preferences, begun = list[Preference](), 0

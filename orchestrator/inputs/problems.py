@@ -18,7 +18,7 @@ from orchestrator.inputs.fields import PROBLEM_READING, fields_in, fill, gold_of
 from orchestrator.inputs.options import options_of
 from orchestrator.inputs.overlap import overlaps
 from orchestrator.inputs.problem_set import ProblemSet
-from orchestrator.inputs.rows import rows_of
+from orchestrator.inputs.rows import rows_of, these
 from orchestrator.ledger.columns import require_columns
 from orchestrator.records.golds import accepted, best, joined
 from orchestrator.records.problem_files import read_problem_file, write_problem_file
@@ -76,11 +76,12 @@ def place_of(data: Data, split: str, find: Mapping[str, Path], number: int) -> s
 
 
 def _rows(source: Source, data: Data, split: str, find: Mapping[str, Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if source.hub:
-        return hub_data.rows(source, f"data.{split}")
     named = (data.id, data.answer, data.choices, data.solution)
     of_templates = fields_in(data.template) | (fields_in(data.hint_template) - {"answer"})
-    return rows_of(find[split], f"data.{split}", {*filter(None, named), *of_templates})
+    choose = these({*filter(None, named), *of_templates})
+    if source.hub:
+        return hub_data.rows(source, f"data.{split}", choose)
+    return rows_of(find[split], f"data.{split}", choose)
 
 
 def check_disjoint(splits: Mapping[str, Iterable[Problem]]) -> None:

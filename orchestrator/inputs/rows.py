@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,9 +34,23 @@ _CURES = {
 }
 
 
-def rows_of(path: Path, key: str, names: Collection[str] | None = None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+Choose = Callable[[pa.Schema], Collection[str]]
+"""The columns of a table that are read."""
+
+
+def these(names: Collection[str]) -> Choose:
+    """These columns; all where one of them is not there, which whoever looks for it tells with those that are."""
+    return lambda schema: names if {*names} <= {*schema.names} else schema.names
+
+
+def every(schema: pa.Schema) -> Collection[str]:
+    """All columns."""
+    return list(schema.names)
+
+
+def rows_of(path: Path, key: str, choose: Choose = every) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of a file, each with its place in words; `key` is where the job names the file. A number with a point
-    or an exponent is a `Written`. Of a Parquet file that has the columns `names`, no others are read.
+    or an exponent is a `Written`. Of a Parquet file no other columns are read than `choose` names.
 
     Raises:
         BadInput: the file cannot be read, or is no such file.
@@ -44,7 +58,7 @@ def rows_of(path: Path, key: str, names: Collection[str] | None = None) -> Itera
     try:
         regular_size(path)
         if path.suffix == ".parquet":
-            yield from _parquet_rows(path, names)
+            yield from _parquet_rows(path, choose)
         elif path.suffix in (".jsonl", ".json", ".ndjson"):
             yield from _json_rows(path)
         else:
@@ -56,13 +70,13 @@ def rows_of(path: Path, key: str, names: Collection[str] | None = None) -> Itera
         raise BadInput(f"{key}: cannot read {path} ({error.strerror or error})") from error
 
 
-def _parquet_rows(path: Path, names: Collection[str] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet_rows(path: Path, choose: Choose) -> Iterator[tuple[str, Mapping[str, Any]]]:
     number = 0
     try:
         file = streamed(path.absolute())  # Arrow reads a `~` or an address into others
         schema = file.schema_arrow
-        if names is not None and {*names} <= {*schema.names}:
-            schema = pa.schema([field for field in schema if field.name in names], schema.metadata)
+        names = choose(schema)
+        schema = pa.schema([field for field in schema if field.name in names], schema.metadata)
         columns = Columns(schema)
         if (unpacked := packed_bytes(file.metadata)) > most_bytes(size := path.stat().st_size):
             raise BadInput(f"{path}: {size:,} bytes that unpack to {unpacked:,} are no file of data")

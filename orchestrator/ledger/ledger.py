@@ -264,7 +264,8 @@ class Ledger:
             Displaced: somebody has written since.
         """
         require_below(self.folder.parent, self._path(0))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.records:  # else it is there, and one that was moved away is not made anew
+            self.folder.mkdir(parents=True, exist_ok=True)
         sync(self.folder.parent)
         with contextlib.suppress(PermissionError):  # the folder of runs may be somebody else's
             sync(self.folder.parent.parent)

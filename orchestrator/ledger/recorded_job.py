@@ -29,7 +29,8 @@ _ALWAYS: Mapping[str, frozenset[str]] = {
     "Loss": frozenset({"dpo"}),
     "Train": frozenset({"batch_pairs", "order"}),
 }
-"""What every version has written, and readers of records count on. All else may be missing."""
+"""What every version has written, and readers of records count on, besides what a section cannot be without. All else
+may be missing."""
 
 
 def check(job: dict[str, Any]) -> None:
@@ -64,7 +65,7 @@ def _by_types(section: type[Settings], sources: tuple[str, ...]) -> type[BaseMod
     for name, field in section.file_fields().items():
         bounds = [mark for mark in field.metadata if not isinstance(mark, BeforeValidator)]
         kind = _recorded(field.annotation, sources)
-        needed = name in _ALWAYS.get(section.__name__, ())
+        needed = field.is_required() or name in _ALWAYS.get(section.__name__, ())
         fields[name] = (Annotated[(kind, *bounds)] if bounds else kind, ... if needed else None)
     config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
     return create_model(section.__name__, __config__=config, **fields)

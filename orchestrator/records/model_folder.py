@@ -1,5 +1,6 @@
-"""What a model folder's own files lead to. A model is the files that stand in its folder, which are hashed; the
-libraries that load it also follow names that its files give, and so would read what nobody has looked at.
+"""A model folder: how its files get second names, and what they lead to. A model is the files that stand in its
+folder, which are hashed; the libraries that load it also follow names that its files give, and so would read what
+nobody has looked at.
 
     model.safetensors.index.json    `weight_map` names the files with the weights
     config.json                     `transformers_weights` and `configuration_files` name others than the usual ones,
@@ -29,6 +30,22 @@ _NOT_OPENED = re.compile(
 )
 """Keys whose texts are tokens, templates or names, whatever stands in the current folder. In the first two many
 tokenizers name a place on their maker's machine, and nobody reads it."""
+
+
+def link_folder(folder: Path, target: Path) -> None:
+    """Make the new folder `target` of second names for the files in `folder`, and likewise the folders in it. Nothing
+    above it is made anew, as by `shutil.copytree`: the run's folder may have been moved away.
+
+    Raises:
+        FileNotFoundError: what it is to stand in is not there.
+        FileExistsError: it is there already.
+    """
+    target.mkdir()
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            link_folder(path, target / path.name)
+        else:
+            os.link(path, target / path.name, follow_symlinks=False)
 
 
 def leads_out(folder: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.errors import Damaged
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import open_run
 
@@ -31,19 +31,27 @@ def looked_at_again(look: Callable[[], list[str]], refresh: Callable[[], bool]) 
     return found
 
 
+def gone(run_dir: Path) -> BadInput | None:
+    """What is to be said of a run that was moved or removed since its ledger was read; None where it is there."""
+    there = (run_dir / "ledger").is_dir()
+    return None if there else BadInput(f"{run_dir}: was moved or removed while it was looked at")
+
+
 def settled(run_dir: Path, act: Callable[[Ledger], T]) -> T:
     """What `act` returns for the run's ledger; done anew with a new reading where it found damage meanwhile. It must
     leave nothing behind where it fails.
 
     Raises:
-        BadInput: there is no run in this folder.
+        BadInput: there is no run in this folder, or no longer.
         Damaged: so it is by a ledger that is not older than the damage.
     """
     ledger, still = open_run(run_dir), 0
     for _ in range(LOOKS):
         try:
             return act(ledger)
-        except Damaged:
+        except Damaged as error:
+            if (moved := gone(run_dir)) is not None:
+                raise moved from error
             known, ledger = len(ledger.records), open_run(run_dir)
             still = 0 if len(ledger.records) > known else still + 1
             if still == 2:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shutil
 import stat
@@ -33,6 +32,7 @@ from orchestrator.ledger.recipes import Fields, Unseen, UsedFiles
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import files_of, fingerprint, model
+from orchestrator.records.model_folder import link_folder
 from orchestrator.records.rows import ScoringPlan, TrainingPlan
 from orchestrator.records.seals import is_sealed
 from orchestrator.rounds import regrading
@@ -308,7 +308,7 @@ class Training:
             shutil.copyfile(chosen.model.probe or "", output / "probe.parquet")
             for folder in checkpoint:
                 # Both names stand for one copy on the disk; the candidates' is removed soon.
-                shutil.copytree(chosen.model.path, folder, copy_function=os.link)
+                link_folder(Path(chosen.model.path), folder)
             return facts
 
         step = f"{self.folder}/choice"

@@ -59,6 +59,19 @@ def byte_level(folder: Path, **settings: Any) -> Path:
     return write(folder, tokenizer, **settings)
 
 
+def with_parts(folder: Path, **parts: Any) -> str:
+    """As `byte_level`, with these parts in its tokenizer.json."""
+    file = byte_level(folder) / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | parts))
+    return str(folder)
+
+
+def growing(times: int, parts: str) -> dict[str, Any]:
+    """A part of a tokenizer that makes a thousand letters q of one, so many times over; `parts` names parts in it."""
+    one = {"type": "Replace", "pattern": {"String": "q"}, "content": "q" * 1000}
+    return {"type": "Sequence", parts: [{"type": "Sequence", parts: [one]}] * times}
+
+
 def write(
     folder: Path,
     tokenizer: Tokenizer,

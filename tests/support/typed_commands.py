@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
-from orchestrator.cli import app
+from orchestrator.cli import command
 
 
 def commands() -> dict[str, Any]:
     """Each command of `ratchet` by its name, as click knows it."""
-    found: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009, of which its type says nothing
+    found: dict[str, Any] = command().commands
     return found

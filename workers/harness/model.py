@@ -26,8 +26,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from orchestrator.errors import BadInput
 from orchestrator.records.harness import REQUESTS
 from workers.files import write_table
-from workers.tokens.prompts import encoded, load_config, load_tokenizer, templated
+from workers.tokens.prompts import load_config, templated
 from workers.tokens.rendering import context_of
+from workers.tokens.tokenizer import decoded, encoded, load_tokenizer
 
 Ask = Callable[[str, int, dict[str, Any] | None], list[str]]
 """Has a file of requests answered; returns the files of the answers. See orchestrator.records.harness.Asked."""
@@ -64,7 +65,7 @@ class EngineLM(TemplateLM):
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
+        if add_special_tokens is None and has_bos_prefix(string, decoded(self.tokenizer, [self.prefix_token_id])):
             add_special_tokens = False
         given = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         ids: list[int] = encoded(self.tokenizer, string, **given)["input_ids"]
@@ -129,7 +130,7 @@ class EngineLM(TemplateLM):
         given = dict(normalize_gen_kwargs(request.args[1], 256))
         sampled = given.pop("do_sample")
         temperature = given.pop("temperature", 1.0) if sampled else 0.0
-        until = handle_stop_sequences(given.pop("until"), eos=self.tokenizer.decode(self.eot_token_id))
+        until = handle_stop_sequences(given.pop("until"), eos=decoded(self.tokenizer, [self.eot_token_id]))
         found = {
             "temperature": float(temperature or 0.0),
             "top_p": float(given.pop("top_p", 1.0)) if sampled else 1.0,

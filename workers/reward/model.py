@@ -13,7 +13,7 @@ import torch
 from orchestrator.errors import first_line
 from orchestrator.records.rewards import RewardPlan
 from workers.reward.reading import Row
-from workers.tokens.prompts import UnusableModel
+from workers.tokens.tokenizer import UnusableModel
 
 LABELS = {"outcome": 1, "process": 2}
 """How many labels each kind has."""

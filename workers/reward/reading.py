@@ -17,9 +17,10 @@ from typing import Any
 
 from orchestrator.errors import first_line
 from orchestrator.records.rewards import RewardForm, RewardPlan
-from workers.tokens.prompts import NoText, UnusableModel, encoded, load_config, no_text, templated
+from workers.tokens.prompts import NoText, load_config, no_text, templated
 from workers.tokens.rendering import context_of
 from workers.tokens.special_tokens import special_texts
+from workers.tokens.tokenizer import UnusableModel, any_tokenizer, encoded
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -68,7 +69,7 @@ class Reader:
     """
 
     def __init__(self, plan: RewardPlan) -> None:
-        self._plan, self._tokenizer = plan, _tokenizer(plan.model)
+        self._plan, self._tokenizer = plan, any_tokenizer(plan.model)
         self._special = special_texts(self._tokenizer)
         self.form: RewardForm = plan.form or _usual_form(self._tokenizer)
         if self.form == "chat" and not self._tokenizer.chat_template:
@@ -121,12 +122,3 @@ def _usual_form(tokenizer: Any) -> RewardForm:
     if tokenizer.chat_template:
         return "chat"
     return "pair" if tokenizer.sep_token is not None and tokenizer.eos_token in (None, tokenizer.sep_token) else "join"
-
-
-def _tokenizer(model: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # whatever the libraries make of a stranger's files
-        raise UnusableModel(f"{model}: no usable tokenizer ({first_line(error)})") from error

@@ -1,5 +1,5 @@
-"""Bounds for what files of a stranger's model have a process compute: a chat template is a program, and a regular
-expression of a tokenizer may look at a text for hours."""
+"""Bounds for what files of a stranger's model have a process compute: a chat template is a program, and so is a
+tokenizer: a regular expression may look at a text for hours."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SECONDS = 10.0
 """Of computing, by all threads of the process, for one text; a sound template or tokenizer takes milliseconds."""
 _GRACE = 2.0
 MEMORY = 2 << 30
-"""Bytes more than the process had before that a chat template may have. The longest text that is read takes a
-quarter."""
+"""Bytes more than the process had before that a chat template, or a tokenizer, may have. The longest text that is read
+takes a quarter, and so do the largest tokenizers."""
 
 
 @contextmanager
@@ -48,15 +48,16 @@ def time_bounded(seconds: float = SECONDS) -> Iterator[None]:
 
 
 @contextmanager
-def memory_bounded() -> Iterator[None]:
-    """Around work that may take MEMORY bytes more than the process has; by all its threads.
+def memory_bounded(besides: int = 0) -> Iterator[None]:
+    """Around work that may take MEMORY bytes more than the process has, and these `besides`; by all its threads. A
+    library that gets no memory may end the process.
 
     Raises:
         MemoryError: it asks for more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     has = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    limits = (has + MEMORY, soft, hard)
+    limits = (has + MEMORY + besides, soft, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (min(n for n in limits if n != resource.RLIM_INFINITY), hard))
     try:
         yield

@@ -11,7 +11,7 @@ from orchestrator.records.masks import fitted, mask_columns, masked
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import DECODED
 from workers.files import write_table
-from workers.tokens.prompts import UnusableModel
+from workers.tokens.tokenizer import UnusableModel, bounded, load_tokenizer
 
 
 def token_ends(model: str, source: str, output: str) -> dict[str, Any]:
@@ -23,9 +23,7 @@ def token_ends(model: str, source: str, output: str) -> dict[str, Any]:
     Raises:
         UnusableModel: the model has no tokenizer that decodes token by token.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    tokenizer = load_tokenizer(model)
     if not tokenizer.is_fast:
         raise UnusableModel(
             f"model: {model}: its tokenizer has no fast version (tokenizer.json), which `source: steps` needs to cut "
@@ -36,7 +34,9 @@ def token_ends(model: str, source: str, output: str) -> dict[str, Any]:
     ends: list[list[int]] = []
     for batch in table.select(["prompt_token_ids", "token_ids"]).to_batches(max_chunksize=256):
         for row in batch.to_pylist():
-            text, at = decode(tokenizer.backend_tokenizer, row["prompt_token_ids"], row["token_ids"])
+            ids, size = row["token_ids"], len(row["prompt_token_ids"]) + len(row["token_ids"])
+            with bounded(model, f"make a text of {size:,} tokens", size):
+                text, at = decode(tokenizer.backend_tokenizer, row["prompt_token_ids"], ids)
             texts.append(text)
             ends.append(at)
     table = table.append_column(DECODED.field("text"), pa.array(texts, pa.string()))

@@ -18,16 +18,8 @@ import pyarrow.parquet as pq
 from orchestrator.errors import first_line
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import PreferencePlan, pairs_schema
-from workers.tokens.prompts import (
-    NoText,
-    UnusableModel,
-    check_vocabulary,
-    encoded,
-    load_config,
-    load_tokenizer,
-    no_text,
-    templated,
-)
+from workers.tokens.prompts import NoText, check_vocabulary, load_config, no_text, templated
+from workers.tokens.tokenizer import UnusableModel, decoded, encoded, load_tokenizer
 
 _BATCH_ROWS = 256
 
@@ -113,9 +105,9 @@ class Pairs:
         sides = [self._closed(whole[start:], templated) for whole in wholes]
         if (largest := max(max(ids, default=0) for ids in (prompt, *sides))) >= self._vocabulary:
             raise UnusableModel(
-                f"stages.sources: pair {row['pair_id']!r} holds {self.tokenizer.decode([largest])!r}, token {largest}, "
-                f"and the embedding of {self.plan.model} has only {self._vocabulary} rows (vocab_size): take it out of "
-                "the data"
+                f"stages.sources: pair {row['pair_id']!r} holds {decoded(self.tokenizer, [largest])!r}, token "
+                f"{largest}, and the embedding of {self.plan.model} has only {self._vocabulary} rows (vocab_size): "
+                "take it out of the data"
             )
         return Pair(prompt[:start], *sides)
 
@@ -160,7 +152,7 @@ class Pairs:
         """With EOS at its end, where the job wants it and nothing closes it yet: EOS itself, or a template's own token
         (`<|im_end|>`, perhaps with a line break behind)."""
         closing, end = (self._special if templated else {self.tokenizer.eos_token_id}), len(ids)
-        while templated and end and ids[end - 1] not in closing and not self.tokenizer.decode([ids[end - 1]]).strip():
+        while templated and end and ids[end - 1] not in closing and not decoded(self.tokenizer, [ids[end - 1]]).strip():
             end -= 1
         closed = end > 0 and ids[end - 1] in closing
         return ids if closed or not ids or not self.plan.append_eos else [*ids, self.tokenizer.eos_token_id]

@@ -11,20 +11,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator.errors import BadInput, first_line
+from orchestrator.errors import first_line
 from orchestrator.records.parquet import ROWS_A_GROUP
 from orchestrator.records.problem_files import read_problem_file
 from orchestrator.records.rows import PROMPTS, Problem, TokenizingPlan
 from workers.files import write_table
 from workers.tokens import bounds
+from workers.tokens.tokenizer import UnusableModel, decoded, encoded, load_tokenizer
 
 _STANDS_BEFORE = ("\n", "a", ".")
 """Texts that something else is tokenised behind, where it cannot be behind its own prompt; the first that keeps its
 own tokens is taken."""
-
-
-class UnusableModel(BadInput):
-    """The model's folder or tokenizer cannot do what the job asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ class Prompter:
         """
         if (largest := max(ids, default=0)) >= self.config.vocab_size:
             raise UnusableModel(
-                f"model: {self.plan.model}: prompt {prompt_id!r} holds {self.tokenizer.decode([largest])!r}, token "
+                f"model: {self.plan.model}: prompt {prompt_id!r} holds {decoded(self.tokenizer, [largest])!r}, token "
                 f"{largest}, and the embedding has only {self.config.vocab_size} rows (vocab_size): take it out of the "
                 "data"
             )
@@ -189,31 +186,6 @@ class Encoder:
         return list(encoded(self._tokenizer, text, add_special_tokens=special)["input_ids"])
 
 
-def encoded(tokenizer: Any, *texts: str | list[str], seconds: float = bounds.SECONDS, **how: Any) -> Any:
-    """What a tokenizer, called so, makes of a text, of a pair of texts, or of a list of them. It has so many `seconds`,
-    and more for long texts.
-
-    Raises:
-        UnusableModel: it finds no end, or breaks.
-    """
-    size = sum(len(part) for text in texts for part in ([text] if isinstance(text, str) else text))
-    try:
-        with bounds.time_bounded(seconds + size / _SLOWEST):
-            return tokenizer(*texts, **how)
-    except BaseException as error:
-        # Where the library breaks, such as over a regular expression, that is no Exception.
-        if not isinstance(error, TimeoutError) and type(error).__name__ != "PanicException":
-            raise
-        raise UnusableModel(
-            f"model: {tokenizer.name_or_path}: its tokenizer cannot take a text of {size:,} characters "
-            f"({first_line(error)}): look at the regular expressions of its tokenizer.json"
-        ) from error
-
-
-_SLOWEST = 20_000.0
-"""Characters a second: a tokenizer in Python does some hundred thousand."""
-
-
 def templated(
     tokenizer: Any,
     messages: list[dict[str, str]],
@@ -285,20 +257,3 @@ def check_vocabulary(tokenizer: Any, config: Any, model: str) -> None:
             f"{config.vocab_size} rows. Tokenizer and weights belong to different models, or the embedding was not "
             "resized after tokens were added."
         )
-
-
-def load_tokenizer(model: str) -> Any:
-    """A model's tokenizer, which has an EOS token.
-
-    Raises:
-        UnusableModel: there is none.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:  # whatever the libraries make of a stranger's files
-        raise UnusableModel(f"model: {model}: no usable tokenizer ({first_line(error)})") from error
-    if tokenizer.eos_token_id is None:
-        raise UnusableModel(f"model: {model}: its tokenizer has no EOS token: no completion could end")
-    return tokenizer

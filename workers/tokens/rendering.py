@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from workers.supervision.parent import end_with_parent
 from workers.tokens.faults import Fault, Faults
 from workers.tokens.special_tokens import beyond, in_written, special_in, special_texts
+from workers.tokens.tokenizer import UnusableModel, decoded
 
 if TYPE_CHECKING:
     from workers.tokens.preferences import Pairs
@@ -173,7 +174,7 @@ def _faults_of_prompt(prompter: Prompter, prompt: Prompt) -> Iterator[Fault]:
             what = f"begins with {tokenizer.bos_token!r}, which the tokenizer writes by itself"
             yield Fault(what, "leave it out of the text")
     end = len(ids)
-    while end and not tokenizer.decode([ids[end - 1]]).strip():
+    while end and not decoded(tokenizer, [ids[end - 1]]).strip():
         end -= 1
     if end and ids[end - 1] == eos and ids[:end] != [bos]:
         if prompt.messages and not prompter.plan.opening:
@@ -341,7 +342,7 @@ def of_ids(tokenizer: Any, ids: Sequence[int]) -> str:
     ends = [*map(str, ids)]
     if len(ids) > 2 * _SHOWN_IDS:
         ends = [*ends[:_SHOWN_IDS], "...", *ends[-_SHOWN_IDS:]]
-    return f"{len(ids)} tokens: {visible(tokenizer.decode(list(ids)))} [{' '.join(ends)}]"
+    return f"{len(ids)} tokens: {visible(decoded(tokenizer, ids))} [{' '.join(ends)}]"
 
 
 def visible(text: str, limit: int = _SHOWN_TEXT) -> str:
@@ -353,8 +354,6 @@ def visible(text: str, limit: int = _SHOWN_TEXT) -> str:
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """What there is to tell about the prompts and pairs of a request; orchestrator/driver/preview.py makes these."""
-    from workers.tokens.prompts import UnusableModel
-
     findings = Findings(request.get("num_prompts", 1))
     try:
         if (lengths := request["lengths"]) is not None:

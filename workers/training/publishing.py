@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 from orchestrator.config import Train
 from orchestrator.records import adapters
 from orchestrator.records.adapters import AdapterPlan
+from orchestrator.records.model_folder import link_folder
 from orchestrator.records.pair_ids import completion_key
 from workers.files import make_folder, sync
 from workers.numerics import batching
@@ -132,5 +132,5 @@ def link(exports: Path, target: Path) -> None:
     Collective."""
     if dist.get_rank() == 0:
         shutil.rmtree(target, ignore_errors=True)  # left by an attempt that died
-        shutil.copytree(exports, target, copy_function=os.link)
+        link_folder(exports, target)
     dist.barrier()

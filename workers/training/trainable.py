@@ -88,6 +88,8 @@ def _config(folder: str) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except MemoryError:  # of this process, which says nothing of the model
+        raise
     except Exception as error:  # of many kinds; whatever it is, it is this file
         said = first_line(error)
         raise UnsupportedModel(f"transformers cannot use its config.json ({said}); choose another model") from error

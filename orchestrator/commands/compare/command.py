@@ -41,7 +41,7 @@ from orchestrator.driver.signals import held
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import Tell
 from orchestrator.driver.wiring import unread_golds
-from orchestrator.errors import BadInput, Damaged, Interrupted
+from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
 from orchestrator.files import unfinished
 from orchestrator.files.inside import open_to_write, run_around
 from orchestrator.ledger.ledger import Ledger
@@ -69,7 +69,7 @@ def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
 
 
 def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
-    began, failed = time.monotonic(), []
+    began, failed, folder = time.monotonic(), list[str](), plan.folder.stat()
     for planned in plan.runs:
         started = time.monotonic()
         if _is_done(plan, planned):
@@ -81,6 +81,7 @@ def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
             continue
         log = plan.folder / f"{planned.name}.log"
         code = run(_prepared(plan, planned), log)
+        _require_same(plan, folder)
         if code == _INTERRUPTED:
             raise Interrupted(f"the interruption of {planned.name}")
         minutes = f"{(time.monotonic() - started) / 60:.1f} min, {(time.monotonic() - began) / 60:.1f} so far"
@@ -117,6 +118,20 @@ def _alone(plan: Plan) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def _require_same(plan: Plan, folder: os.stat_result) -> None:
+    """Whether the comparison's folder is still the one that it began in. A run may have made another one in its place.
+
+    Raises:
+        FileNotFoundError: it was moved away.
+        RatchetError: likewise, and another one is there.
+    """
+    if not os.path.samestat(plan.folder.stat(), folder):
+        raise RatchetError(
+            f"{plan.folder}: was moved away, and another folder is in its place, with what the last run has done. Put "
+            "the one back in place of the other, and the same command goes on from there."
+        )
 
 
 def _for_writing(path: Path) -> int:
@@ -237,7 +252,6 @@ def _prepared(plan: Plan, planned: PlannedRun) -> Path:
     job, root = _absolute_job(planned), plan.folder / planned.name
     made = f"{planned.arm} with seed {planned.seed}, made by `ratchet compare {plan.path}`"
     text = f"# {shown.line(made)}\n{resolved_yaml(job)}"
-    plan.folder.mkdir(parents=True, exist_ok=True)
     file = plan.folder / f"{planned.name}.yaml"
     unfinished.replace(file, text.encode())
     if not root.exists() and (sibling := _closest(plan, planned)):

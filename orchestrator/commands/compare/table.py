@@ -18,7 +18,6 @@ from orchestrator.text import shown
 
 def write(plan: Plan, arms: Sequence[ArmFigures], plotted: bool = True) -> None:
     """Write compare.md, with the plot where there is one, and compare.json into the comparison's folder."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
     unfinished.replace(plan.folder / "compare.md", markdown(plan, arms, plotted).encode())
     document = {"name": plan.name, "file": plan.path.name, "arms": [asdict(arm) for arm in arms]}
     unfinished.replace(plan.folder / "compare.json", (shown.as_json(document) + "\n").encode())
@@ -121,7 +120,6 @@ def plot(plan: Plan, arms: Sequence[ArmFigures]) -> bool:
         if missing.name != "matplotlib":  # it is there, and something of its own is not
             raise
         return False
-    plan.folder.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     drawn = [arm for arm in arms if arm.points]

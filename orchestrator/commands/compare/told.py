@@ -27,7 +27,9 @@ def compare_told(file: Path, table: bool, tell: Tell | None) -> int:
     kept = "What the runs have done is kept: see to the disk, and the same command goes on from here."
     try:
         with signals(), one_message(plan.folder, kept):
-            if not table:
+            if table:
+                plan.folder.mkdir(parents=True, exist_ok=True)
+            else:
                 echo(f"looking at the jobs of {len(plan.runs)} runs")
                 failed = compare(plan, echo, in_a_process)
             arms = figures(plan)

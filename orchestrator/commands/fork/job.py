@@ -142,7 +142,7 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
         job["evaluate"] = job["evaluate"] | {"harness": harness}
         sources.append((harness, "include_path"))
     for section, key in (*sources, *models):
-        if section[key] and not (section is job and section[key].startswith("run:")):
+        if section.get(key) and not (section is job and section[key].startswith("run:")):
             with suppress(BadInput):  # who goes on with it is told
                 places = [Path(folder) / named_path(section[key]) for folder in folders]
                 section[key] = next((str(real(place)) for place in places if is_there(place)), section[key])

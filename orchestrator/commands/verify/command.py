@@ -23,7 +23,7 @@ from orchestrator.commands.verify.reading import Reading
 from orchestrator.commands.verify.recount import LEFT, Recount, left_here, told_of
 from orchestrator.commands.verify.strays import added_files, count_strays, is_aside_here, set_aside
 from orchestrator.config import Job
-from orchestrator.errors import BadInput, Damaged, cut
+from orchestrator.errors import Damaged, cut
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.files.lack import require_enough, require_reachable
@@ -34,7 +34,7 @@ from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.run import Facts
 from orchestrator.models.named import model_digest
 from orchestrator.reports.lineage import follow
-from orchestrator.reports.living import looked_at_again
+from orchestrator.reports.living import gone, looked_at_again
 from orchestrator.rounds.run_files import Gone, RunFiles
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
@@ -118,7 +118,7 @@ class Verification:
         try:
             report.strays = count_strays(self.at, self.state)
         except FileNotFoundError as error:
-            raise BadInput(f"{self.root}: was moved or removed while it was looked at") from error
+            raise gone(self.root) or error from error
         report.findings[:0] = self.reading.findings
         report.facts = sum(self._facts.values())
         report.discarded = len(self.state.discarded)

@@ -226,6 +226,28 @@ def test_what_is_damaged_at_home_is_not_archived(run: Path, tmp_path: Path) -> N
     assert not (tmp_path / "archive/ledger").exists()
 
 
+class Moved(type(Path())):  # type: ignore[misc]
+    """A run's folder that is moved away as soon as one of its files is asked for, but those of `not_yet`."""
+
+    not_yet = ("ledger",)
+    moved = False
+
+    def __truediv__(self, name: str | Path) -> Path:
+        if not self.moved and str(name) not in self.not_yet:
+            self.moved = True
+            os.rename(self, f"{self}-elsewhere")
+        return Path(self) / name
+
+
+def test_a_run_that_is_moved_meanwhile_is_said_to_be(run: Path, tmp_path: Path) -> None:
+    """Not to lack files; by a driver's own archiving, and by hand."""
+    assert send(Moved(run), tmp_path / "archive").problem == f"{run}: was moved or removed while it was looked at"
+    os.rename(f"{run}-elsewhere", run)
+    with pytest.raises(BadInput, match=r"run: was moved or removed while it was looked at$"):
+        archive(Moved(run), str(tmp_path / "archive"))
+    assert not run.exists()
+
+
 @pytest.mark.parametrize(
     ("put", "said"),
     [

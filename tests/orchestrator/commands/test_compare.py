@@ -29,6 +29,7 @@ from orchestrator.config.archive import filled_address
 from orchestrator.config.load import load_job
 from orchestrator.config.methods import PRESETS
 from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.files.disk import CURE, one_message
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import GRADERS_VERSION
 from orchestrator.reports.status import run_state
@@ -337,6 +338,32 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, finished: Finished)
     assert all("done before" in line for line in said[:2])
     for planned in plan.runs:
         assert history(plan.folder / planned.name) == history(finished.plan.folder / planned.name)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_is_moved_away_meanwhile_is_not_made_again(tmp_path: Path, replaced: bool, last: bool) -> None:
+    """Also where a run that just began has made another one in its place."""
+    plan = load_plan(project(tmp_path, arms={"sft": {}, "dpo": {}}))
+    runner = Runner()
+
+    def moved(job_file: Path, log: Path) -> int:
+        if job_file.stem == ("dpo-seed1" if last else "sft-seed1"):
+            plan.folder.rename(tmp_path / "elsewhere")
+            if replaced:
+                plan.folder.mkdir()
+            return 1
+        return runner(job_file, log)
+
+    said = "another folder is in its place" if replaced else "the folder was moved, deleted or unmounted: put it back"
+    with pytest.raises(RatchetError, match=said), one_message(plan.folder, CURE):
+        compare(plan, str, moved)
+    assert plan.folder.exists() == replaced and not (replaced and any(plan.folder.iterdir()))
+    for make in (write, plot):
+        shutil.rmtree(plan.folder, ignore_errors=True)
+        with pytest.raises(FileNotFoundError):
+            make(plan, figures(plan))
+        assert not plan.folder.exists()
 
 
 def test_more_rounds_go_on_and_other_settings_are_refused(tmp_path: Path) -> None:

@@ -392,3 +392,19 @@ def test_a_process_of_our_own_has_a_closed_folder_for_temporary_files(
     found = answered("asked", {}, "it", "it")
     assert Path(found["above"]).parent.parent == place and found["mode"] == 0o700
     assert list(place.iterdir()) == [], "it goes with the process"
+
+
+def test_a_limit_of_memory_is_named_where_a_process_of_our_own_breaks(tmp_path: Path) -> None:
+    asked = "answered('of.nobody', {}, 'the model', 'its config.json')"
+    (tmp_path / "asking.py").write_text(
+        "import resource\nfrom orchestrator.driver.own_process import answered\n"
+        "from orchestrator.errors import RatchetError\n"
+        "for limit in (resource.RLIM_INFINITY, 2 << 30):\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))\n"
+        f"    try:\n        {asked}\n    except RatchetError as error:\n        print(error)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, tmp_path / "asking.py"], env=environment, capture_output=True, text=True)
+    free, limited = done.stdout.splitlines()
+    assert free.endswith("Look at its config.json.")
+    assert limited.endswith("Look at its config.json, or let it have more than 2048 MiB (`ulimit -v`).")

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import BadInput
+from orchestrator.inputs.preference_rows import _may_be_prompt, read_columns
 from orchestrator.inputs.preferences import read_preferences, write_preferences
 from orchestrator.records.rows import preferences_schema
 from tests.support.preference_rows import STEP, assistant, job, parts, read, user
@@ -184,6 +185,33 @@ def test_files_of_parquet_and_limits(tmp_path: Path) -> None:
     kept = pq.read_table(tmp_path / "kept/00000.parquet")
     assert kept.schema == preferences_schema(conversational=True)
     assert kept.to_pylist()[2]["prompt"] == [user("2")]
+
+
+def test_columns_that_can_hold_no_prompt_are_not_read(tmp_path: Path) -> None:
+    """One of them cannot be."""
+    messages = [[user("1?"), assistant("1")]]
+    columns: dict[str, Any] = {"when": pa.array([2**62], pa.duration("s")), "messages": messages, "score_chosen": ["9"]}
+    columns |= {"prompt": ["1?"], "chosen": ["1"], "picture": [b"\0"], "ids": [["a"]], "rejected": ["2"]}
+    columns |= {"info": [{"prompt": "2?"}], "system": [""], "source": ["a"], "story": ["Once"], "tokens": [[1]]}
+    table = pa.table(columns)
+    assert read_columns(table.schema) == ["messages", "prompt", "chosen", "rejected", "system", "story"]
+    pq.write_table(table, tmp_path / "rows.parquet")
+    [found] = read_preferences(job(sources=["rows.parquet"]), lambda path, key: tmp_path / path)
+    assert [(row.prompt, row.chosen) for row in found.rows] == [("1?", "1")]
+    pq.write_table(table.drop_columns(["chosen"]), tmp_path / "rows.parquet")
+    with pytest.raises(BadInput, match="is out of range"):
+        read_preferences(job(sources=["rows.parquet"]), lambda path, key: tmp_path / path)
+
+
+@given(
+    st.sampled_from(["text", "source", "user_input", "rejectedPrompt", "title", "id", "messages", "ids"]),
+    st.text(max_size=4) | st.lists(st.text(max_size=3), max_size=2) | st.integers(0, 9) | st.booleans() | st.binary(),
+    st.none() | st.text(max_size=3),
+)
+@settings(deadline=None)
+def test_whatever_may_be_the_prompt_is_read(name: str, value: Any, shared: str | None) -> None:
+    schema = pa.table({"chosen": ["1"], name: pa.array([value]), "rejected": ["2"]}).schema
+    assert name in read_columns(schema) or not _may_be_prompt(name, value, shared)
 
 
 TEXT = st.text(max_size=8) | st.sampled_from(["", " ", "same", "\ud800"])

@@ -18,7 +18,7 @@ from orchestrator.config import Data
 from orchestrator.errors import BadInput
 from orchestrator.inputs.digits import Written, digits
 from orchestrator.inputs.problems import read_problems
-from orchestrator.inputs.rows import rows_of
+from orchestrator.inputs.rows import rows_of, these
 from orchestrator.records.golds import accepted
 from orchestrator.records.rows import Problem
 from tests.orchestrator.test_cli import ratchet
@@ -275,7 +275,7 @@ def test_columns_that_a_job_does_not_name_are_not_read(tmp_path: Path) -> None:
     first, second = read(file, **settings)
     assert (first.prompt_id, first.text, first.gold, first.hint) == ("1", "(3) 5\n(4) 3 1.1", "3", "p 3")
     assert second.gold == "4"
-    assert set(next(rows_of(file, "data.train", ["a.b"]))[1]) == {"a.b"}
+    assert set(next(rows_of(file, "data.train", these(["a.b"])))[1]) == {"a.b"}
     with pytest.raises(BadInput, match="is out of range"):
         read(file, **settings | {"template": "{when}"})
     pq.write_table(pa.table(known | {"page": ["a", "b"]}), file)

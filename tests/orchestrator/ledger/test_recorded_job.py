@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.config.load import load_job
 from orchestrator.config.yaml_text import MOST_VALUES, read_yaml
 from orchestrator.errors import BadInput
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.recorded_job import check
 from tests.orchestrator.commands.test_verify_facts import records, seal
 from tests.orchestrator.test_cli import ratchet
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -73,3 +76,11 @@ def test_a_file_of_more_values_is_refused_before_it_is_composed(tmp_path: Path) 
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 50 * 2**20, "of 200,000 values, which take 113 MiB, only the first ones are composed"
+
+
+def test_a_section_has_what_it_cannot_be_without(finished: Path) -> None:
+    """Readers take the models of `reward` as given."""
+    job = Ledger(finished / "ledger").state.configs[-1]["job"]
+    check(job)
+    with pytest.raises(ValidationError, match=r"reward.models\n  Field required"):
+        check(job | {"reward": {"a": {"b": [None]}}})

@@ -24,7 +24,7 @@ from tests.support.reward_models import make_reward_model, reward_task
 from workers.files import write_table
 from workers.reward.pool import RewardFailed, RewardPool, _RewarderActor
 from workers.reward.worker import Rewarder
-from workers.tokens.prompts import UnusableModel
+from workers.tokens.tokenizer import UnusableModel
 
 pytestmark = pytest.mark.real  # its limits are seconds, which starting Ray's processes may take on a full machine
 

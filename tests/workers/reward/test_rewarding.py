@@ -24,7 +24,7 @@ from orchestrator.records.rewards import REWARDS, RewardPlan, RewardTask
 from tests.support.made_tokenizers import CHATML
 from tests.support.reward_models import make_reward_model, reward_task
 from workers.reward.worker import Rewarder
-from workers.tokens.prompts import UnusableModel
+from workers.tokens.tokenizer import UnusableModel
 
 ANSWERS = {
     "Ann has 3 pens and buys 2.": ["Step 1: 3 + 2 = 5\nFinal answer: 5", "Final answer: 6", "5"],

@@ -20,13 +20,13 @@ from orchestrator.driver.preview import preview
 from orchestrator.errors import RatchetError
 from orchestrator.records.rewards import RewardPlan
 from orchestrator.records.rows import PreferencePlan
-from tests.support.made_tokenizers import CHATML, PROJECT, byte_level
+from tests.support.made_tokenizers import CHATML, PROJECT, byte_level, growing, metaspace, with_parts
 from tests.support.stand_ins import make_project
 from tests.workers.tokens.test_tokenizing import PLAN, run
 from workers.reward.reading import Question, Reader
 from workers.tokens import bounds
 from workers.tokens.preferences import Pairs
-from workers.tokens.prompts import UnusableModel, encoded, load_tokenizer
+from workers.tokens.tokenizer import UnusableModel, decoded, encoded, load_tokenizer
 
 GREEDY, ENDLESS = "{{ 'x' * 9000000000 }}", "{{ 10 ** (10 ** 9) }}"
 MESSAGES = {
@@ -61,14 +61,23 @@ def test_a_template_gets_little_memory_wherever_it_is_rendered(tmp_path: Path) -
         Reader(RewardPlan(model, "outcome")).answer(Question("1 + 1?"), "2")
 
 
+ASKED = {
+    ".apply_chat_template(": "prompts.py",
+    "okenizer.encode(": None,
+    "okenizer(*": "tokenizer.py",
+    "okenizer.decode(": "tokenizer.py",
+    "batch_decode(": None,
+    "convert_ids_to": None,
+    "AutoTokenizer.from_pretrained(": "tokenizer.py",
+    "DecodeStream(": "ends.py",
+}
+"""The one place of `workers/tokens` in which a template or tokenizer is asked so: where the bounds are."""
+
+
 def test_templates_and_tokenizers_are_asked_in_one_place_each() -> None:
-    """Where the bounds are."""
-    asking = {
-        str(file.relative_to(PROJECT))
-        for file in (PROJECT / "workers").rglob("*.py")
-        if any(call in file.read_text() for call in (".apply_chat_template(", "okenizer.encode(", "okenizer(*"))
-    }
-    assert asking == {"workers/tokens/prompts.py"}
+    files = {str(file.relative_to(PROJECT)): file.read_text() for file in (PROJECT / "workers").rglob("*.py")}
+    asking = {call: [name for name, text in files.items() if call in text] for call in ASKED}
+    assert asking == {call: [f"workers/tokens/{name}"] if name else [] for call, name in ASKED.items()}
 
 
 def test_what_loops_is_ended() -> None:
@@ -113,6 +122,46 @@ class Endless:
     def __call__(self, text: str) -> None:
         while True:
             pass
+
+
+def test_a_token_that_becomes_a_text_without_end_is_refused_where_a_tokenizer_is_loaded(tmp_path: Path) -> None:
+    """Engines would decode it by themselves."""
+    model = with_parts(tmp_path / "model", decoder=growing(3, "decoders"))
+    said = rf"{model}: one token of its tokenizer can become a text of [\d,]{{13,}} characters, and at most 65,536"
+    with pytest.raises(UnusableModel, match=f"^model: {said}"):
+        load_tokenizer(model)
+    with pytest.raises(UnusableModel, match=f"^{said}"):
+        Reader(RewardPlan(model, "outcome"))
+    vocabulary = json.loads((tmp_path / "model/tokenizer.json").read_text())["model"]
+    vocabulary["vocab"]["b" * 70_000] = len(vocabulary["vocab"])
+    with pytest.raises(UnusableModel, match="can become a text of 70,000 characters"):
+        load_tokenizer(with_parts(tmp_path / "other", model=vocabulary))
+
+
+def test_usual_decoders_are_no_such(tmp_path: Path) -> None:
+    assert load_tokenizer(str(metaspace(tmp_path / "metaspace"))).is_fast
+    assert load_tokenizer(str(PROJECT / "jobs/demo/base")).is_fast
+
+
+@pytest.mark.full
+def test_a_text_that_grows_without_end_is_told_with_the_tokenizers_file(tmp_path: Path) -> None:
+    file = load_job(make_project(tmp_path, model="model"), ["data.template=q {question}"])
+    model = with_parts(tmp_path / "model", normalizer=growing(4, "normalizers"))
+    with pytest.raises(RatchetError, match=r"the prompts could not be looked at: .*replacements of its tokenizer.json"):
+        preview(file.job, Path(model), read_all_problems(file), [], rendered).check()
+
+
+class Decoding(Endless):
+    """Likewise, of ids."""
+
+    def decode(self, ids: list[int]) -> str:
+        while True:
+            pass
+
+
+def test_decoding_without_end_is_named() -> None:
+    with pytest.raises(UnusableModel, match=r"models/base: its tokenizer cannot make a text of 2 tokens \(no end"):
+        decoded(Decoding(), [1, 2], seconds=0.1)
 
 
 def test_a_tokenizer_without_end_is_named() -> None:

@@ -17,7 +17,7 @@ from orchestrator.records.rows import PreferencePlan
 from tests.support.preference_rows import STEP, assistant, parts, read, user
 from workers.numerics.batching import PairTokens
 from workers.tokens.preferences import tokenize_preferences
-from workers.tokens.prompts import UnusableModel
+from workers.tokens.tokenizer import UnusableModel
 
 BASE = Path(__file__).parents[3] / "jobs" / "demo" / "base"
 CHAT = (

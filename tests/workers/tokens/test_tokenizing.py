@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.records.rows import Problem, TokenizingPlan
 from tests.support.made_tokenizers import CHATML, DATED, NO_SYSTEM, byte_level, metaspace
-from workers.tokens.prompts import UnusableModel, tokenize
+from workers.tokens.prompts import tokenize
+from workers.tokens.tokenizer import UnusableModel
 
 BASE = Path(__file__).parents[3] / "jobs" / "demo" / "base"
 TEMPLATE = (
