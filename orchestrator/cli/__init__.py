@@ -17,11 +17,15 @@ from orchestrator.cli.driving import drives, runs
 from orchestrator.cli.keeping import keeps
 from orchestrator.cli.looking import looks
 from orchestrator.errors import Interrupted, RatchetError
-from orchestrator.files.disk import unusable
+from orchestrator.files.disk import MORE_PROCESSES, unusable
 from orchestrator.text import shown, terminal
 
 for group in (runs, looks, keeps, checks):
     app.add_typer(group.commands)
+
+
+_NO_THREAD = "can't start new thread"
+"""What Python says then, in a RuntimeError."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,6 +66,9 @@ def _run_command(arguments: list[str]) -> int:
         terminal.echo_traceback()
     except MemoryError:
         terminal.failure("too little memory for this command: free some, or let it have more (`ulimit -v`)")
-    except Exception:
-        terminal.echo_traceback()
+    except Exception as error:
+        if str(error) == _NO_THREAD:
+            terminal.failure(f"no more threads may be started: {MORE_PROCESSES}, or more memory (`ulimit -v`)")
+        else:
+            terminal.echo_traceback()
     return RatchetError.exit_code

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.config.addresses import without_password
-from orchestrator.config.places import home
+from orchestrator.config.places import home, own_code, own_code_environment
 from orchestrator.driver.signals import held, signals
 from orchestrator.errors import BadInput, Interrupted, RatchetError, last_line
 from orchestrator.files.inside import is_run
@@ -26,7 +25,7 @@ from orchestrator.reports.dashboard import is_server, serving
 from orchestrator.reports.links import experiment_page
 from orchestrator.reports.status import open_run
 from orchestrator.text.shown import line
-from orchestrator.text.terminal import echo
+from orchestrator.text.terminal import echo, is_lost
 from orchestrator.tracking.database import follow, sqlite_file
 from orchestrator.tracking.tracker import Page, default_address, open_command, page_of, server_of
 
@@ -106,7 +105,8 @@ def _newest(runs: Path) -> list[Path]:
 
 
 def serve(found: Shown, say: Callable[[str], None], port: int | None = None) -> None:
-    """Serve it until somebody interrupts, and leave nothing behind; of a server that is there, say its pages alone.
+    """Serve it until somebody interrupts, or nobody is there to do so, and leave nothing behind; of a server that is
+    there, say its pages alone.
 
     Raises:
         BadInput: the port is taken.
@@ -125,6 +125,8 @@ def serve(found: Shown, say: Callable[[str], None], port: int | None = None) -> 
         assert database is not None  # `find` finds no other
         with serving(database.parent, address), contextlib.suppress(Interrupted):
             while server.poll() is None:
+                if is_lost():  # a terminal that is closed gives no Ctrl-C
+                    return
                 time.sleep(_LOOK_SECONDS)
             raise RatchetError(f"MLflow's server has ended: {_last(log)}")
 
@@ -165,13 +167,13 @@ def _server(uri: str, port: int | None) -> Iterator[tuple[subprocess.Popen[bytes
 
 
 def _start(uri: str, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    options = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
     return subprocess.Popen(
-        [*command, "--backend-store-uri", uri],
-        stdin=subprocess.DEVNULL,
+        [*own_code("orchestrator.tracking.serve"), *options],
+        stdin=subprocess.PIPE,  # which is closed when this process ends, however it ends
         stdout=log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **_ENVIRONMENT},
+        env={**own_code_environment(), **_ENVIRONMENT},
         start_new_session=True,  # Ctrl-C comes to us alone, and what it starts can be ended with it
     )
 

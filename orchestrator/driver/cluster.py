@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
+from orchestrator.driver.import_paths import job_config
 from orchestrator.driver.nodes import Node, amount, have, refusal, room, scales, share, too_many
 from orchestrator.driver.placement import Bundles, Placement, give_way, holders_beside, others_wait, reserved
 from orchestrator.driver.private_folder import (
@@ -77,9 +78,11 @@ class Cluster:
         return self.settings.address or os.environ.get("RAY_ADDRESS") or ""
 
     @property
-    def _environment(self) -> dict[str, Any] | None:
-        """For every worker, those that hold no devices too."""
-        return {"env_vars": dict(self.settings.env)} if self.settings.env else None
+    def _of_the_job(self) -> dict[str, Any]:
+        """What Ray is told of this driver; the environment is every worker's, of those that hold no devices too."""
+        environment = {"env_vars": dict(self.settings.env)} if self.settings.env else None
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+        return quiet | {"runtime_env": environment, "job_config": job_config()}
 
     def __enter__(self) -> Cluster:
         if self._address in _PRIVATE:
@@ -140,11 +143,9 @@ class Cluster:
                     include_dashboard=False,
                     _temp_dir=str(folder),
                     object_store_memory=_OBJECT_STORE_BYTES,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
                     num_gpus=0 if self.settings.accelerators == "none" else None,
-                    runtime_env=self._environment,
                     _metrics_export_port=self._metrics_port,
+                    **self._of_the_job,
                 )
                 return
             except Exception as error:  # Ray raises plain ones
@@ -166,9 +167,7 @@ class Cluster:
 
         def connect() -> None:
             try:
-                ray.init(
-                    address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=self._environment
-                )
+                ray.init(address=address, **self._of_the_job)
             except BaseException as error:
                 failure.append(error)
 

@@ -59,7 +59,7 @@ from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted, Ratch
 from orchestrator.files import known_hashes
 from orchestrator.files.disk import one_message, why
 from orchestrator.files.inside import read_regular, remove
-from orchestrator.files.processes import process_start
+from orchestrator.files.processes import pid_namespace, process_start
 from orchestrator.inputs.gold_check import Ask
 from orchestrator.inputs.preferences import identity_of
 from orchestrator.inputs.problems import pin
@@ -368,11 +368,13 @@ def _text_of(file: JobFile, root: Path) -> bytes:
 
 
 def identity() -> dict[str, Any]:
-    """What a driver says of itself in its claim: with the start of the process, the pid names it for good."""
+    """What a driver says of itself in its claim: with the start of the process, and the namespace of numbers that it
+    lives in, the pid names it for good."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_start": process_start(os.getpid()),
+        "pid_namespace": pid_namespace(),
         "version": __version__,
     }
 

@@ -260,9 +260,10 @@ def _is_below(process: Path, folder: Path) -> bool:
 
 
 def private_environment(folder: PrivateFolder, also: Mapping[str, str]) -> dict[str, str]:
-    """What the processes of a private Ray get: files that they leave behind go with the folder, and what they listen
-    on is reached from this host alone. What a user has set himself stays, but for the place of such files."""
-    found = dict(also)
+    """What the processes of a private Ray get: files that they leave behind go with the folder, what they listen on is
+    reached from this host alone, and Pythons that they start take no module from the current folder. What a user has
+    set himself stays, but for the place of such files."""
+    found = {"PYTHONSAFEPATH": "1", **also}
     if loopback := [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]:
         found |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
     found |= compiled_environment()

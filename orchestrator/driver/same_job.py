@@ -20,6 +20,10 @@ from orchestrator.models.named import NamedModel, model_digest
 from orchestrator.records.rows import Problem
 from orchestrator.reports.journal import JOURNAL
 from orchestrator.reports.progress.model import PROGRESS_FILE
+from orchestrator.reports.written import REPORTS
+
+_OF_A_CLAIM = ("ledger", "driver.json", PROGRESS_FILE, JOURNAL, *REPORTS)
+"""What may stand in a run that was claimed and of which no more is written; somebody may have looked at its report."""
 
 
 def check_same_job(run: Run, job: Job) -> None:
@@ -30,11 +34,7 @@ def check_same_job(run: Run, job: Job) -> None:
     """
     root, state = run.root, run.ledger.state
     if not state.configs:
-        if root.is_dir() and any(
-            p
-            for p in root.iterdir()
-            if p.name not in ("ledger", "driver.json", PROGRESS_FILE, JOURNAL) and p.name[0] != "."
-        ):
+        if root.is_dir() and any(p for p in root.iterdir() if p.name not in _OF_A_CLAIM and p.name[0] != "."):
             raise BadInput(f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`.")
         return
     if not state.commits and not state.shards:

@@ -13,9 +13,24 @@ from orchestrator.errors import BadInput, RatchetError, cut
 CURE = "see to the disk"
 _OF_THE_DISK = frozenset(
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN")
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN"),
+        *("EUCLEAN", "EBADMSG", "EREMOTEIO", "ENOLCK"),
+    )
+    if hasattr(errno, name)  # of Linux
 )
-_IN_THE_WAY = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST})
+_OF_ITS_FILES = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ETIMEDOUT", "EHOSTUNREACH", "ESHUTDOWN", "ECONNRESET", "EPROTO", "ENODATA"),  # of a network's
+        *("EBUSY", "EXDEV", "EMLINK", "ETXTBSY", "EINVAL", "ENOSYS", "EOPNOTSUPP"),
+    )
+    if hasattr(errno, name)
+)
+"""Errors of a disk where they name a file; a socket has them, too."""
+_OF_THE_PROCESS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+MORE_PROCESSES = "end some processes, or let there be more (`ulimit -u`)"
+_IN_THE_WAY = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY})
 _OF_RIGHTS = frozenset({errno.EACCES, errno.EPERM})
 _SHOWN = 255  # characters of a name
 _RECORDED = 2000  # characters of an error that is none of the disk's
@@ -24,8 +39,12 @@ _RECORDED = 2000  # characters of an error that is none of the disk's
 def cure(error: OSError, folder: Path) -> str | None:
     """What helps against an error of the disk, in words; None where it is another error. Rights are its matter only
     below `folder`, and so is what is not there."""
-    if error.errno in _OF_THE_DISK:
+    if _is_of_the_disk(error):
         return CURE
+    if error.errno == errno.ENOMEM:
+        return "let the process have more memory (`ulimit -v`)"
+    if isinstance(error, BlockingIOError):  # of a fork: no file that is written here says so
+        return MORE_PROCESSES
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "let the process open more files (`ulimit -n`)"
     if not isinstance(error.filename, str | Path) or not Path(error.filename).is_relative_to(folder):
@@ -42,12 +61,18 @@ def unusable(error: OSError) -> RatchetError | None:
     disk is ill, or the current folder is gone. None where it is another error."""
     if isinstance(error, FileNotFoundError) and error.filename is None and _is_nowhere():
         return BadInput("the current folder was deleted or unmounted: go to another one, and give the command there")
+    if isinstance(error, BlockingIOError):
+        return RatchetError(f"no more processes may be started: {MORE_PROCESSES}")
     named = error.errno in _OF_RIGHTS | {errno.ENAMETOOLONG, errno.ELOOP}
-    if not named and error.errno not in _OF_THE_DISK | {errno.EMFILE, errno.ENFILE}:
+    if not named and not _is_of_the_disk(error) and error.errno not in _OF_THE_PROCESS:
         return None
     name = str(error.filename or "a file")
     said = f"{name if len(name) <= _SHOWN else f'{name[:80]}...'}: {error.strerror or error}"
     return BadInput(said) if named else RatchetError(said)
+
+
+def _is_of_the_disk(error: OSError) -> bool:
+    return error.errno in _OF_THE_DISK or (error.errno in _OF_ITS_FILES and error.filename is not None)
 
 
 def _is_nowhere() -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ def sync(path: Path) -> None:
     """Make a file's bytes, or the names in a folder, durable: a rename or link is only as lasting as its folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with _naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -79,8 +81,17 @@ def make_folder(folder: Path, root: Path) -> None:
         path.mkdir(exist_ok=True)
 
 
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in an error about a descriptor, which names none."""
+    try:
+        yield
+    except OSError as error:
+        raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _write(path: Path, content: bytes) -> None:
-    with open(path, "xb") as file:
+    with _naming(path), open(path, "xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -1,4 +1,5 @@
-"""What is lacking, so that what is looked at seems damaged, and is not: memory, open files, or room in a path."""
+"""What is lacking, so that what is looked at seems damaged, and is not: memory, open files, room in a path, or the
+host that has the files."""
 
 from __future__ import annotations
 
@@ -16,6 +17,13 @@ ROOM_FOR_A_RUN = 200
 _MOST_OF_A_NAME = 512  # of a committed file, from its folder on; a longer one is the record's fault
 
 
+_AWAY = frozenset(
+    getattr(errno, name)
+    for name in ("ETIMEDOUT", "ESTALE", "EHOSTDOWN", "EHOSTUNREACH", "ESHUTDOWN", "ENOTCONN", "ECONNRESET", "EREMOTEIO")
+    if hasattr(errno, name)  # of Linux
+)
+
+
 class Lack(RatchetError):
     """The process has too little of something; nothing is known of what it was looking at."""
 
@@ -24,7 +32,8 @@ def require_enough(error: BaseException) -> None:
     """Before an error is taken for a fault of a file.
 
     Raises:
-        Lack: it, or what it comes from, only says that there was no memory, or that no more files may be opened.
+        Lack: it, or what it comes from, only says that there was no memory, that no more files may be opened, or that
+            the files are on another host, which does not answer.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -32,6 +41,9 @@ def require_enough(error: BaseException) -> None:
             raise Lack("too little memory to look at all files: nothing is said of the run (`ulimit -v`)") from error
         if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
             raise Lack("too many open files to look at more: nothing is said of the run (`ulimit -n`)") from error
+        if isinstance(cause, OSError) and cause.errno in _AWAY:
+            said = f"{cause.filename or 'a file'}: {cause.strerror}"
+            raise Lack(f"{said}: its file system does not answer, and nothing is said of the run. See to it") from error
         cause = cause.__cause__
 
 

@@ -18,6 +18,14 @@ def process_start(pid: int) -> float | None:
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
+def pid_namespace() -> int | None:
+    """What tells this process's numbers of processes from those of a container on the same host; None without /proc."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
+
+
 def pid_exists(pid: int) -> bool:
     """Whether there is a process of this number on this machine, whoever's it is."""
     try:

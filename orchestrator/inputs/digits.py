@@ -114,7 +114,7 @@ def _class_names(schema: pa.Schema) -> Iterator[tuple[str, list[str]]]:
         for name, feature in features.items():
             if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
                 yield name, [str(one) for one in feature["names"]]
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return  # metadata of another kind: the columns are what they are
 
 

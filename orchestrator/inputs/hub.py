@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from orchestrator.config.addresses import without_password
 from orchestrator.errors import BadInput, first_line
 
 T = TypeVar("T")
@@ -22,10 +23,14 @@ def library(name: str, where: str) -> Any:
     """An imported module; `where` opens the message.
 
     Raises:
-        BadInput: it is not installed.
+        BadInput: it is not installed, or refuses what the environment says.
     """
     with contextlib.suppress(ImportError):
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except ValueError as error:  # it reads its variables as it is imported
+            why = f"`{name}` does not start ({short(error)})"
+            raise BadInput(f"{where}: {why}: check HF_ENDPOINT and other HF_... variables") from error
     raise BadInput(f"{where}: reading from the Hub needs the package `{name}`: install it, or give a local path")
 
 
@@ -56,6 +61,6 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def short(error: Exception) -> str:
-    """The error's first line: what follows is advice for programmers, and addresses."""
+    """The error's first line, without passwords: what follows is advice for programmers, and addresses."""
     name = type(error).__name__
-    return name if (said := first_line(error)) == name else f"{name}: {said}"
+    return name if (said := without_password(first_line(error))) == name else f"{name}: {said}"

@@ -113,6 +113,7 @@ class ClaimData(RecordModel):
     host: Annotated[str, Field(max_length=1000)] | None = None
     pid: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     process_start: Annotated[float, Field(ge=0, le=1e12)] | None = None
+    pid_namespace: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     version: Annotated[str, Field(max_length=1000)] | None = None
     run: Place | None = None
     purpose: Literal["gc"] | None = None

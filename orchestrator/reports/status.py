@@ -17,7 +17,7 @@ from orchestrator.config.archive import filled_address
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import strict_json
 from orchestrator.files.inside import is_run
-from orchestrator.files.processes import pid_exists, process_start
+from orchestrator.files.processes import pid_exists, pid_namespace, process_start
 from orchestrator.ledger.kinds import check_data
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
@@ -100,7 +100,8 @@ def _driver_is_alive(run_dir: Path, claim: Mapping[str, Any]) -> bool:
         host, pid, started = str(driver["host"]), int(driver["pid"]), driver.get("process_start")
     except (KeyError, TypeError):  # it names no process
         return False
-    if host != socket.gethostname():
+    # Containers may have the name of their host; what runs in another one has no number here.
+    if host != socket.gethostname() or driver.get("pid_namespace") not in (None, pid_namespace()):
         return age < SIGN_OF_LIFE_SECONDS
     if started is None:  # a system without /proc
         return pid_exists(pid) and age < SIGN_OF_LIFE_SECONDS

@@ -143,8 +143,8 @@ class MlflowSink:
         Raises:
             RatchetError: the server's pages have no end.
         """
-        found: list[Any] = []
-        token, tokens = None, set[str]()
+        found: dict[str, Any] = {}
+        token = None
         while True:
             page = self._client.search_runs(
                 experiments,
@@ -152,13 +152,13 @@ class MlflowSink:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            found += page
+            new = {run.info.run_id: run for run in page if run.info.run_id not in found}
+            found |= new
             token = page.token
             if not token:
-                return found
-            if token in tokens:
+                return list(found.values())
+            if not new:
                 raise RatchetError(f"MLflow at {self._uri} gives one page of runs again and again; look at the server")
-            tokens.add(token)
 
     def ensure_run(self, number: int, name: str, start: int, tags: Mapping[str, str]) -> str:
         """The MLflow run of a round (0: the parent), made when it is not there; `start` in milliseconds."""

@@ -61,7 +61,7 @@ class Ui:
 
     def __init__(self, runs: Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "RATCHET_HOME": str(runs.parent)}
-        command = [sys.executable, "-m", "orchestrator", "ui"]
+        command = [sys.executable, "-P", "-m", "orchestrator", "ui"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=runs.parent)
         assert self.process.stdout
         self.lines: list[str] = []
@@ -160,13 +160,46 @@ def test_what_a_stranger_says_is_text_on_every_page(ui: Ui, browser: Any) -> Non
         require_not_obeyed(browser)
 
 
-def test_ctrl_c_leaves_nothing(ui: Ui) -> None:
+def servers_of(ui: Ui) -> list[int]:
+    """The processes of MLflow that it has started."""
     port = int(ui.server.rpartition(":")[2])
     found = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     servers = [int(line.split()[0]) for line in found.splitlines() if f"--port {port} " in line]
     assert servers
-    assert ui.end() == 0
+    return servers
+
+
+def require_gone(servers: list[int]) -> None:
     deadline = time.monotonic() + 20
     while any(map(pid_exists, servers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [pid for pid in servers if pid_exists(pid)]
+
+
+def test_ctrl_c_leaves_nothing(ui: Ui) -> None:
+    servers = servers_of(ui)
+    assert ui.end() == 0
+    require_gone(servers)
+
+
+@pytest.mark.parametrize("how", ["its terminal is closed", "it is killed"])
+def test_however_it_ends_nothing_is_left_and_no_module_of_the_current_folder_was_taken(
+    tmp_path: Path, how: str
+) -> None:
+    """A terminal's SIGHUP is ignored, as by all commands, and no Ctrl-C will come."""
+    runs = tmp_path / "maths/runs"
+    sync(two_rounds(runs / "sample").root)
+    for name in ("encodings", "json", "mlflow", "multiprocessing", "uvicorn"):  # it is started in a stranger's run, say
+        (runs.parent / f"{name}.py").write_text(f"import posix\nposix.mkdir({str(tmp_path / 'executed')!r})\n")
+    ui = Ui(runs)
+    servers = servers_of(ui)
+    if how == "it is killed":
+        ui.process.kill()
+        ui.process.wait()
+    else:
+        ui.process.send_signal(signal.SIGHUP)
+        assert ui.process.stdout
+        ui.process.stdout.close()
+        assert ui.process.wait(60) == 0
+    require_gone(servers)
+    assert not (tmp_path / "executed").exists()

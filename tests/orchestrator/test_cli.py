@@ -342,6 +342,26 @@ main(["grade", sys.argv[1], "-o", sys.argv[1] + ".jsonl", "--processes", "1"])
 """
 
 
+THREADLESS = """
+import resource, sys, threading
+from pathlib import Path
+from orchestrator.cli import main
+
+has = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (has + (1 << 29), resource.getrlimit(resource.RLIMIT_DATA)[1]))
+threading.stack_size(1 << 30)
+main(["run", sys.argv[1]])
+"""
+
+
+def test_no_room_for_a_thread_is_told_in_a_line(tmp_path: Path) -> None:
+    """As where a user may have no more of them, which root always may."""
+    given = [sys.executable, "-c", THREADLESS, str(make_project(tmp_path))]
+    done = subprocess.run(given, capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("ratchet: no more threads may be started: end some processes, or let there be more")
+
+
 def test_too_little_memory_is_told_in_a_line(tmp_path: Path) -> None:
     """A list of rows is read as a whole; here it is larger than what the process may have."""
     (tmp_path / "rows.json").write_text(json.dumps([{"gold": "1", "text": "x" * 2**26}]))

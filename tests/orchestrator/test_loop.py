@@ -15,10 +15,13 @@ from orchestrator.commands.run import shown_run
 from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
 from orchestrator.records.rows import PROMPTS, SAMPLES, VERDICTS, TrainingPlan, pairs_schema
 from orchestrator.reports.status import status
+from orchestrator.reports.written import write_reports
 from orchestrator.rounds.evaluation import ProbeFailed
 from orchestrator.rounds.round import GateStopped, NoPairs
+from orchestrator.sources.registry import SOURCES
 from orchestrator.text import terminal
 from tests.orchestrator.test_cli import ratchet
 from tests.support.stand_ins import JOB, StandInEngines, StandIns, all_read, make_project, run_job
@@ -308,6 +311,16 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds something that is no run"):
         run_job(job, StandIns())
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_was_only_claimed_goes_on_though_somebody_has_looked_at_it(tmp_path: Path) -> None:
+    """Its driver was killed before it wrote what it was asked for; `ratchet report` has made a page of that."""
+    job, run = make_project(tmp_path), tmp_path / "run"
+    Run(run).claim({"host": "elsewhere", "pid": 1, "process_start": 1.0, "version": "0"})
+    write_reports(run, SOURCES)
+    assert {"report.md", "report.html"} <= {path.name for path in run.iterdir()}
+    run_job(job, StandIns())
+    assert (run / "CURRENT").read_text() == "rounds/02/checkpoint\n"
 
 
 def test_the_ledger_says_what_was_asked_for(tmp_path: Path) -> None:

@@ -79,6 +79,36 @@ def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path, 
         head.wait()
 
 
+def test_workers_take_no_module_from_the_current_folder(tmp_path: Path, place: str) -> None:
+    """Which may be a stranger's run: Ray puts it first on the import path of a driver's workers."""
+    for name in ("encodings", "json", "multiprocessing", "numpy", "torch", "workers"):
+        (tmp_path / f"{name}.py").write_text(f"import posix\nposix.mkdir({str(tmp_path / 'executed')!r})\n")
+    code = f"from tests.real.test_private_ray_real import search; search({str(tmp_path / 'logs')!r})"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": place, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert str(PROJECT) in found and not {"", str(tmp_path)} & {*found}
+    assert not (tmp_path / "executed").exists()
+
+
+def search(logs: str) -> None:
+    """Tell where a worker looks for modules."""
+    with Cluster(config.Cluster(), Path(logs)) as cluster:
+        print(json.dumps(cluster.call(_import_paths)), flush=True)
+
+
+def _import_paths() -> list[str]:
+    subprocess.run([sys.executable, "-c", "import json, multiprocessing"], check=True)  # as libraries start processes
+    return sys.path
+
+
 def show(logs: str) -> None:
     """Start everything that listens for others but an engine, tell of its folder, and wait to be killed."""
     with Cluster(config.Cluster(), Path(logs) / "logs") as cluster:

@@ -104,11 +104,13 @@ class GraderProcess:
         # A small environment: text that a model wrote is parsed there, and it needs no secrets. The fixed
         # hash seed makes SymPy walk its sets in the same order every time.
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        # The current folder comes last: a user's own function may live there, and nothing else is to come from it.
-        search = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH"), _current_folder()])]
+        search = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment |= {"PYTHONPATH": os.pathsep.join(search), "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         # -P: without it the current folder would come first on the import path.
-        command = [sys.executable, "-P", "-m", "workers.grading.serve", *self._arguments]
+        # In PYTHONPATH it would come before Python's own modules, so the process itself puts it at the end; and only
+        # where a user's function is named, since libraries try to import what is not installed.
+        last = filter(None, [_current_folder() if "python:" in self._arguments[2] else None])
+        command = [sys.executable, "-P", "-m", "workers.grading.serve", *self._arguments, *last]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )

@@ -55,9 +55,11 @@ _BEGUN = struct.Struct("=Q")
 
 def main(arguments: list[str]) -> None:
     """The keeper: serves until the other end is gone. `arguments` are the limits of a request in seconds and GiB, then
-    the graders and the rules of extraction as JSON."""
+    the graders and the rules of extraction as JSON, and, where there is one, the folder in which a user's own function
+    may live: the last one in which a module is looked for, since nothing else is to come from it."""
     timeout, memory = float(arguments[0]), int(float(arguments[1]) * 2**30)
     graders, rules = json.loads(arguments[2]), json.loads(arguments[3])
+    sys.path += arguments[4:]
     _restore_signals()
     signal.setitimer(signal.ITIMER_REAL, START_LIMIT)  # a module that is imported may wait for ever, and nobody be left
     replies = _private_stdout()

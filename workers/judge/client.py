@@ -34,6 +34,8 @@ _IN_A_ROW = 20
 """So many questions without a reply, one after the other, and the judge counts as out of order."""
 _LONGEST_PAUSE = 60.0  # seconds
 _LONGEST_REPLY = 100_000  # characters
+_MOST_TOKENS = 10**9
+"""That an endpoint is believed about one reply: a record takes their sum, and no number below 0."""
 _SHORTEST_SECRET = 8  # characters; what local servers take for a key, such as "EMPTY", is none
 _FORM = "Reply with one JSON object and nothing else. It must follow this JSON schema:\n"
 
@@ -200,7 +202,7 @@ class JudgeClient:
             if (other := _other_form(form, error)) is not None:
                 return await self._reply(client, question, other)
             raise self._refusal(client, error) from None
-        except (openai.APIError, TimeoutError, ValueError) as error:
+        except (openai.APIError, TimeoutError, ValueError, RecursionError) as error:  # the last of JSON that is deep
             what = "no reply in time" if isinstance(error, TimeoutError | openai.APITimeoutError) else self._said(error)
             raise _NoVerdict(f"{client.base_url}: {what}") from None
         if (text := _text(completion)) is None:
@@ -208,7 +210,7 @@ class JudgeClient:
         self._silent, self._form = 0, form
         usage = getattr(completion, "usage", None)
         tokens = {name: getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens")}
-        self._count(replies=1, **{name: n for name, n in tokens.items() if isinstance(n, int)})
+        self._count(replies=1, **{name: n for name, n in tokens.items() if type(n) is int and 0 <= n <= _MOST_TOKENS})
         return self._hidden(text)
 
     async def _request(self, client: openai.AsyncOpenAI, question: _Question, form: _Form) -> Any:
@@ -314,9 +316,10 @@ def _other_form(form: _Form, error: openai.APIStatusError) -> _Form | None:
 def _wait(headers: Mapping[str, str]) -> float:
     """Seconds that an endpoint asks to wait before the next request."""
     try:
-        return min(max(float(headers.get("retry-after", 0.0)), 0.0), _LONGEST_PAUSE)
+        wanted = float(headers.get("retry-after", 0.0))
     except ValueError:  # a date
         return 0.0
+    return min(wanted, _LONGEST_PAUSE) if wanted > 0 else 0.0  # which NaN is not
 
 
 def _text(completion: Any) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.commands.export.command import Exported, export_model, export_pairs
+from orchestrator.config.addresses import without_password
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files import durable, unfinished
 from orchestrator.inputs.hub import PATIENCE, is_offline, library, short, within
@@ -63,9 +64,10 @@ def push(run: str, repository: str, pairs: bool = False, public: bool = False) -
         raise BadInput(f"{where}: name a repository as ORG/NAME")
     hub = _hub(where)
     if hub.get_token() is None:
+        address = without_password(hub.constants.ENDPOINT)
         raise BadInput(
-            f"{where}: there is no token for {hub.constants.ENDPOINT}: set HF_TOKEN to one that may write to "
-            f"{named.id}, or log in with `hf auth login`"
+            f"{where}: there is no token for {address}: set HF_TOKEN to one that may write to {named.id}, or log in "
+            "with `hf auth login`"
         )
     kind = "dataset" if pairs else "model"
     with _made(lambda folder: (export_pairs if pairs else export_model)(run, folder)) as (exported, folder):
@@ -137,11 +139,10 @@ class _Repository:
 
     def _there(self, public: bool) -> _There:
         """The repository as it is before the commit; it is made where there is none."""
-        url = str(
-            self._asked(
-                lambda: self._api.create_repo(self._name, private=not public, repo_type=self._kind, exist_ok=True)
-            )
+        made = self._asked(
+            lambda: self._api.create_repo(self._name, private=not public, repo_type=self._kind, exist_ok=True)
         )
+        url = without_password(str(made))
         info = self._asked(self._info)
         if not info.private and not public:
             raise BadInput(
@@ -183,7 +184,7 @@ class _Repository:
             raise self._refusal(error, then) from error
 
     def _refusal(self, error: Exception, then: str = _NOTHING) -> RatchetError:
-        said, status, address = short(error), status_of(error), self._hub.constants.ENDPOINT
+        said, status, address = short(error), status_of(error), without_password(self._hub.constants.ENDPOINT)
         if status == 401:
             return BadInput(
                 f"{self._where}: {address} does not know the token ({said}): set HF_TOKEN to one that may write to "

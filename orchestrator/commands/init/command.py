@@ -128,6 +128,6 @@ def _has_chat_template(place: Path) -> bool:
         return True
     try:
         said = json.loads(read_regular(place / "tokenizer_config.json", _LARGEST))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(said, dict) and bool(said.get("chat_template"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.reports.status import status
 from tests.orchestrator.archive.test_sending import files_of
 from tests.orchestrator.commands.test_verify_facts import seal
-from tests.orchestrator.test_cli import ratchet
+from tests.orchestrator.test_cli import PROJECT, ratchet
 from tests.orchestrator.test_loop import history
 from tests.orchestrator.test_resume import go
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -155,6 +157,27 @@ def test_two_at_once_do_not_share_a_folder(there: Path, tmp_path: Path) -> None:
         Receiver(DiskStore(there), marker, tmp_path / "run"),
     ):
         pass
+
+
+NO_LOCKS = """
+import errno, os, sys
+from orchestrator.cli import main
+
+def hook(event, arguments):
+    if event == "fcntl.flock":
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+sys.addaudithook(hook)
+main(["fetch", *sys.argv[1:]])
+"""
+
+
+def test_a_file_system_without_locks_is_fetched_to(there: Path, tmp_path: Path) -> None:
+    """Nobody else is at it, though that cannot be asked."""
+    command = [sys.executable, "-c", NO_LOCKS, str(there), str(tmp_path / "new")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr
+    assert verify(tmp_path / "new").findings == []
 
 
 def test_what_is_wrong_is_named_and_can_be_mended(made: Path, there: Path, tmp_path: Path) -> None:

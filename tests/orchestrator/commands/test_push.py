@@ -165,6 +165,19 @@ def test_a_hub_that_is_gone_is_named(made: Path, hub: UploadHub, push: Push) -> 
     assert done.returncode == 1 and "http://127.0.0.1:9 does not answer" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("address", "code", "said"),
+    [("http://me:secret-word@127.0.0.1:1", 1, "http://127.0.0.1:1 does not answer"), ("http://[::1", 2, "HF_ENDPOINT")],
+)
+def test_an_address_with_a_password_or_that_is_none_is_told_without_it(
+    made: Path, hub: UploadHub, push: Push, address: str, code: int, said: str
+) -> None:
+    done = push(made, "someone/tiny", hub=hub, HF_ENDPOINT=address)
+    assert done.returncode == code and said in done.stderr
+    done = push(made, "someone/tiny", hub=hub, HF_ENDPOINT=address, HF_TOKEN="")
+    assert done.returncode == 2 and "secret-word" not in done.stderr
+
+
 def test_bytes_that_arrive_otherwise_are_not_called_pushed(made: Path, push: Push) -> None:
     def spoil(_: str, path: str) -> int:
         if "/paths-info/" in path:

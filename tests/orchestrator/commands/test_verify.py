@@ -304,6 +304,41 @@ def test_a_sound_run_is_not_called_damaged_for_want_of_memory(run: Path) -> None
         Starving(run).report()
 
 
+AWAY = """
+import errno, os, sys
+from pathlib import Path
+from orchestrator.commands.verify.command import verify
+from orchestrator.errors import RatchetError
+
+verify(Path(sys.argv[1]))  # has everything imported
+run, number = sys.argv[1], getattr(errno, sys.argv[2])
+count, at = 0, 0
+
+def away(event, arguments):
+    global count
+    if event == "open" and str(arguments[0]).startswith(run):
+        count += 1
+        if count == at:
+            raise OSError(number, os.strerror(number), str(arguments[0]))
+
+sys.addaudithook(away)
+for at in range(1, 100, 7):
+    count = 0
+    try:
+        print("findings", verify(Path(run)).findings)
+    except (RatchetError, OSError) as error:  # the command line says both in one message
+        print("told", error)
+"""
+
+
+@pytest.mark.parametrize("name", ["ESTALE", "ETIMEDOUT", "ESHUTDOWN"])
+def test_a_sound_run_is_not_called_damaged_where_its_file_system_goes_away(run: Path, name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", AWAY, str(run), name], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert {line for line in said if line.startswith("findings")} <= {"findings []"}
+    assert [line for line in said if "does not answer, and nothing is said of the run" in line]
+
+
 def test_a_sound_run_is_not_called_damaged_for_its_long_path(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from orchestrator.commands.gc import clean, waste
 from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files.disk import CURE, cure, unusable
+from orchestrator.files.durable import put_if_absent, replace
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import status
 from tests.orchestrator.commands.test_compare import project
@@ -208,6 +209,40 @@ def test_a_comparison_on_a_full_or_closed_disk_is_one_message(
 def test_rights_are_the_disks_matter_in_the_run_alone(tmp_path: Path, name: str, told: str | None) -> None:
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / name))
     assert cure(error, tmp_path / "irpo") == told
+
+
+NETWORKS = ("ETIMEDOUT", "EHOSTUNREACH", "ESHUTDOWN", "ECONNRESET", "EPROTO", "EREMOTEIO", "ENOLCK", "ENODATA")
+DISKS = ("EIO", "EUCLEAN", "EBADMSG", "EBUSY", "EXDEV", "EMLINK", "ETXTBSY", "EINVAL", "ENOSYS", "EOPNOTSUPP")
+
+
+@pytest.mark.parametrize("number", [getattr(errno, name) for name in (*NETWORKS, *DISKS)])
+def test_what_a_disk_or_a_network_file_system_says_of_a_file_is_told_in_words(tmp_path: Path, number: int) -> None:
+    """As at the fourth fsync of a run on a mount that times out."""
+    error = OSError(number, os.strerror(number), str(tmp_path / "irpo/ledger"))
+    assert cure(error, tmp_path / "irpo") == CURE
+    told = unusable(error)
+    assert told is not None and told.exit_code == 1 and str(told) == f"{tmp_path}/irpo/ledger: {os.strerror(number)}"
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTUNREACH, errno.EINVAL])
+def test_what_a_socket_says_is_not_the_disks_matter(tmp_path: Path, number: int) -> None:
+    assert cure(OSError(number, os.strerror(number)), tmp_path) is None
+    assert unusable(OSError(number, os.strerror(number))) is None
+
+
+@pytest.mark.parametrize("write", [put_if_absent, replace])
+def test_an_error_of_a_descriptor_names_its_file(
+    tmp_path: Path, write: Callable[[Path, bytes], object], disk: Path
+) -> None:
+    fill(disk)
+    with pytest.raises(OSError, match="No space left") as full:
+        write(disk / "record", b"x" * 2**16)
+    assert str(full.value.filename).startswith(str(disk / ".record"))
+
+
+def test_no_more_processes_is_told_in_words(tmp_path: Path) -> None:
+    error = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    assert "ulimit -u" in str(unusable(error)) and "ulimit -u" in str(cure(error, tmp_path))
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 2), (errno.ELOOP, 2), (errno.EIO, 1), (errno.EMFILE, 1)])

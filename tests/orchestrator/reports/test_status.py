@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestrator.commands.gc import waste
 from orchestrator.config import Loss, SelfRewarding
+from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput
-from orchestrator.files.processes import process_start
+from orchestrator.files.processes import pid_namespace, process_start
+from orchestrator.ledger.run import Run
 from orchestrator.reports.report import write_report
 from orchestrator.reports.status import intervals, render, status
 from orchestrator.sources.registry import SOURCES
@@ -135,6 +138,29 @@ def test_a_driver_elsewhere_is_alive_while_its_file_is_fresh(tmp_path: Path) -> 
     old = time.time() - 120
     os.utime(file, (old, old))
     assert status(run.root)["state"] == "interrupted"
+
+
+def test_a_driver_in_a_container_that_has_its_hosts_name_is_none_of_our_processes(tmp_path: Path) -> None:
+    """Its number is another process's here, or nobody's: it is alive while its file is fresh, and `gc` lets it be."""
+    run, elsewhere = SampleRun(tmp_path / "sample"), 1 + (pid_namespace() or 0)
+    run.claim()
+    for pid in (os.getpid(), DEAD_PID):
+        file = sign_of_life(run, pid=pid, pid_namespace=elsewhere)
+        assert status(run.root)["state"] == "running"
+        with pytest.raises(BadInput, match="is driving this run"):
+            waste(run.root)
+        old = time.time() - 120
+        os.utime(file, (old, old))
+        assert status(run.root)["state"] == "interrupted"
+    sign_of_life(run, pid_namespace=pid_namespace())
+    assert status(run.root)["state"] == "running"
+
+
+def test_what_a_driver_says_of_itself_names_its_process(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.claim(identity())
+    assert status(run.root)["state"] == "running"
+    assert identity().items() >= {"pid": os.getpid(), "pid_namespace": pid_namespace()}.items()
 
 
 def test_a_zombie_is_dead() -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +255,26 @@ def test_a_user_s_function_is_let_and_found_in_the_current_folder(
     settings = Grade(graders=["python:own_grader:other"], processes=1)
     with GraderPool(settings) as pool, pytest.raises(BadInput, match="python:own_grader:other: AttributeError"):
         pool.grade([("7", "\\boxed{7}", "stop")])
+
+
+INSTALLED = ("encodings", "json", "sympy", "orchestrator", "workers")
+
+
+@pytest.mark.parametrize(
+    ("graders", "planted"),
+    [(["math"], (*INSTALLED, "gmpy2", "flint", "not_installed")), (["math", "python:own_grader:same"], INSTALLED)],
+)
+def test_no_module_of_the_current_folder_takes_an_installed_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graders: list[str], planted: Sequence[str]
+) -> None:
+    """It may be a stranger's run. Libraries try to import what is not installed, too."""
+    (tmp_path / "own_grader.py").write_text("def same(gold, answer):\n    return gold == answer\n")
+    for name in planted:
+        (tmp_path / f"{name}.py").write_text(f"import posix\nposix.mkdir({str(tmp_path / 'executed')!r})\n")
+    monkeypatch.chdir(tmp_path)
+    with GraderPool(Grade(graders=graders, answer=["boxed"], processes=1)) as pool:
+        graded = pool.grade([("x^2", "\\boxed{x \\cdot x}", "stop")])
+    assert [one.verdict for one in graded] == ["correct"] and not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize(

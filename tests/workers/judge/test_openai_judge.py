@@ -27,7 +27,7 @@ from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
 from tests.support.judge_server import Answer, Asked, JudgeServer, Script, completion, refusal, serve
 from workers.judge.cache import JudgeCache
-from workers.judge.client import JudgeBudgetSpent, JudgeClient, JudgeDown, JudgeFailed
+from workers.judge.client import JudgeBudgetSpent, JudgeClient, JudgeDown, JudgeFailed, _wait
 
 KEY = "sk-a-very-secret-key-0123456789"
 
@@ -172,6 +172,7 @@ TROUBLE = [
     '{"verdict": "right", "reason": "\\ud800"}',
     '{"a":' * 5000,
     '{"verdict": ' + "9" * 5000 + "}",
+    Answer(body=b'{"choices": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
 ]
 
 
@@ -201,6 +202,21 @@ def test_pauses_grow_and_the_endpoints_own_wish_is_met() -> None:
     # A sleep is never too short, however slow the machine.
     first, second, third = (after - before for before, after in itertools.pairwise(stamps))
     assert first >= 0.04 and second >= 0.08 and third >= 0.3
+
+
+@pytest.mark.parametrize("wish", ["nan", "-inf", "-1", "soon", ""])
+def test_a_wish_that_is_no_time_is_none(wish: str) -> None:
+    assert _wait({"retry-after": wish}) == 0.0
+
+
+@pytest.mark.parametrize("told", [-1, 10**400, 2**63, True, 1.5, "7", [7], None])
+def test_tokens_that_no_record_could_hold_are_not_counted(told: Any) -> None:
+    """Facts of a step: a run whose record was refused would end."""
+    usage = {"prompt_tokens": told, "completion_tokens": 3}
+    with serve(lambda asked: Answer(body=completion(json.dumps(RIGHT)) | {"usage": usage})) as server:
+        judge = client(server)
+        assert judge.ask("", "a", Opinion) == Opinion(**RIGHT)
+    assert judge.facts() | {"prompt_tokens": 0, "completion_tokens": 3} == judge.facts()
 
 
 def test_a_question_is_given_up_and_the_others_are_not() -> None:
