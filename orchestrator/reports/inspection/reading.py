@@ -49,6 +49,11 @@ class RunReader:
         steps = {*self.state.commits, *self.state.shards}
         return sorted({number for number, found in map(round_and_phase, steps) if found == phase})
 
+    def checkpoints(self) -> list[int]:
+        """The rounds that have made a checkpoint, there still or not."""
+        made = {artifact.path for commit in self.state.commits.values() for artifact in commit.artifacts}
+        return [number for number in self.rounds("train") if f"rounds/{number:02d}/checkpoint" in made]
+
     def require(self, number: int, phase: str) -> int:
         """`number`, if this round has the phase.
 

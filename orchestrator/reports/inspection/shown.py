@@ -108,6 +108,7 @@ class Pages:
             "started from": _round(found["started_from"]),
             "reference": _round(reference) if isinstance(reference, int) else reference,
             "trained on": _figures(found["training"]),
+            **({"chosen": _chosen(found["chosen"])} if found["chosen"] else {}),
             **{f"on {split}": _accuracy(figures) for split, figures in found["evaluation"].items()},
             "gate": found["reason"] or undecided,
         }
@@ -193,6 +194,10 @@ def _figures(figures: Document | None) -> str:
     )
 
 
+def _chosen(figures: Document) -> str:
+    return f"after {figures.get('steps', 0):,} of these steps, among {figures.get('candidates', 0):,} checkpoints"
+
+
 def _accuracy(figures: Document) -> str:
     between = f" [{100 * figures['low']:.1f}, {100 * figures['high']:.1f}]" if "low" in figures else ""
     return f"{100 * figures['accuracy']:.1f} %{between}, {figures['correct']:,} of {figures['problems']:,}"
@@ -201,11 +206,8 @@ def _accuracy(figures: Document) -> str:
 def _questions(found: Document, run: str) -> Iterator[str]:
     """What to ask next, as commands that this run answers."""
     command = f"ratchet inspect {shlex.quote(run)}"
-    if found["rounds"]:
-        last = found["rounds"][-1]["round"]
-        yield f"{command} --round {last} --verdict wrong"
-        yield f"{command} --round {last} --flipped"
-        yield f"{command} --round {last} --checkpoint"
+    for question, last in found["last"].items():
+        yield f"{command} --round {last} --{question}"
     for name in found["problems"][:1]:
         yield f"{command} --problem={shlex.quote(name)}"
     if found["pair"]:

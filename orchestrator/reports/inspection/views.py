@@ -143,14 +143,17 @@ def problem(reader: RunReader, name: str) -> Document:
 
 def overview(reader: RunReader) -> Document:
     """What there is to look at: by round the samples by verdict, the pairs, and what was won and lost; `problems`, a
-    few by id; `pair`, one by id."""
+    few by id; `pair`, one by id; `last`, the last round that answers a question, by what `inspect` takes for it."""
     told: list[Document] = []
     for each in rounds(reader.state):
         counts = {key: each.known("verdicts", key) for key in ("correct", "wrong", "ungradable")}
         decision: Mapping[str, Any] = each.promotion or {}
         won, lost = decision.get("won"), decision.get("lost")
         told.append({"round": each.number, **counts, "pairs": each.known("pairs", "pairs"), "won": won, "lost": lost})
-    return {"rounds": told, "problems": _some_problems(reader), "pair": _some_pair(reader)}
+    there = {"verdict wrong": reader.rounds("verdicts"), "flipped": reader.rounds("evaluation")}
+    there["checkpoint"] = reader.checkpoints()
+    last = {question: numbers[-1] for question, numbers in there.items() if numbers and numbers[-1]}
+    return {"rounds": told, "problems": _some_problems(reader), "pair": _some_pair(reader), "last": last}
 
 
 def _some_problems(reader: RunReader) -> list[str]:
