@@ -57,7 +57,7 @@ class Pages:
         parts += self._prompt(found)
         for each in found["rounds"]:
             pairs = [
-                f"{p['pair_id']}: {_sample(p['chosen_sample'])} over {_sample(p['rejected_sample'])}"
+                f"{p['pair_id']}: {_sample(p['chosen_sample'], p)} over {_sample(p['rejected_sample'], p)}"
                 for p in each["pairs"]
             ]
             parts += [
@@ -86,7 +86,7 @@ class Pages:
             if told is None:
                 parts.append(Text(f"{side}: none, the chosen completion is imitated"))
                 continue
-            of = f"{side}, {_sample(told['sample'])}, {told['tokens']} tokens"
+            of = f"{side}, {_sample(told['sample'], told)}, {told['tokens']} tokens"
             if "score" in told:
                 of += f", score {told['score']:g}"
             if told["reference_logprob"] is not None:
@@ -175,8 +175,8 @@ def _round(number: int) -> str:
     return "the base model" if number == 0 else f"round {number}"
 
 
-def _sample(number: int | None) -> str:
-    return "no sample" if number is None else f"sample {number}"
+def _sample(number: int | None, told: Mapping[str, Any]) -> str:
+    return "no sample" if number is None else f"sample {number}{' with the hint' if told.get('hinted') else ''}"
 
 
 def _updates(updates: list[int] | None) -> str:

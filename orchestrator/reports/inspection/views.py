@@ -84,7 +84,8 @@ def _told(reader: RunReader, wanted: Wanted, rows: list[Document]) -> list[Docum
 
 def _pairs_with(pairs: list[Document], row: Document, side: str) -> list[str]:
     key = (row["prompt_id"], row["sample"])
-    return [pair["pair_id"] for pair in pairs if (pair["prompt_id"], pair[f"{side}_sample"]) == key]
+    own = (pair for pair in pairs if not pair.get("hinted"))
+    return [pair["pair_id"] for pair in own if (pair["prompt_id"], pair[f"{side}_sample"]) == key]
 
 
 def flips(reader: RunReader, number: int, split: Split, limit: int) -> Document:
