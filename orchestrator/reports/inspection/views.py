@@ -154,6 +154,8 @@ def overview(reader: RunReader) -> Document:
     there = {"verdict wrong": reader.rounds("verdicts"), "flipped": reader.rounds("evaluation")}
     there["checkpoint"] = reader.checkpoints()
     last = {question: numbers[-1] for question, numbers in there.items() if numbers and numbers[-1]}
+    if not last and there["flipped"]:
+        last = {"split test": 0}  # the base model's answers are all there is
     return {"rounds": told, "problems": _some_problems(reader), "pair": _some_pair(reader), "last": last}
 
 
