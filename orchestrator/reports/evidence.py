@@ -97,6 +97,16 @@ class Evidence:
         return sum(self.round.count("pairs", f"prompts_{kind}") for kind in kinds)
 
     @property
+    def num_paired(self) -> int | None:
+        """Those of them that give pairs. Earlier versions told of mixed ones alone, which give pairs of whole samples;
+        pairs of reasoning steps are of any prompt with a wrong sample, and of how many is not told: None."""
+        pairs = self.round.facts.get("pairs", {})
+        if "prompts_paired" not in pairs and "errors" in pairs:
+            return None
+        told = "prompts_paired" if "prompts_paired" in pairs else "prompts_mixed"
+        return min(self.round.count("pairs", told), self.num_prompts)
+
+    @property
     def samples_a_prompt(self) -> float | None:
         """How many samples were drawn of a prompt, which pass@N depends on."""
         num_prompts = sum(self.kinds.values()) or self.num_prompts
