@@ -99,7 +99,10 @@ def test_a_machine_without_a_device_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--only", "lop"], "no such part; there are numerics, training, doctor, generation, loop, again, spread"),
+        (
+            ["--only", "lop"],
+            "no such part; there are numerics, training, doctor, generation, loop, again, warm, spread",
+        ),
         (["--only", "gsm8k"], "gsm8k needs --model and --data"),
         (["--model", "nowhere"], "there is no config.json in it"),
     ],
@@ -140,6 +143,26 @@ def test_what_engines_served_in_and_how_far_from_the_trainer_is_a_figure(hour: M
     [figure] = hour.objects(said)
     assert figure["step"] == "rounds/01/evaluation" and figure["dtype"] == "bfloat16"
     assert figure["probe"]["mean_difference"] == 0 and figure["probe"]["tokens"] == 2
+
+
+def test_runs_with_and_without_warm_processes_are_compared(hour: ModuleType, tmp_path: Path) -> None:
+    from tests.support.stand_ins import StandIns, make_project, run_job
+
+    class Warm(StandIns):
+        def execution(self, of: str) -> dict[str, object]:
+            told = {"weights": "in place, after a sleep", "ended": "engine 0 keeps it: its process is ended"}
+            return super().execution(of) | (told if of == "generate" else {})
+
+    out = tmp_path / "out"
+    [part] = [part for part in hour.parts(hour.parse(["--out", str(out)])) if part.name == "warm"]
+    assert [command[-1] for command in part.commands[:2]] == ["cluster.warm=false", "cluster.warm=true"]
+    for command, workers in zip(part.commands, (StandIns(), Warm()), strict=False):
+        [run] = [word.removeprefix("run_dir=") for word in command if word.startswith("run_dir=")]
+        run_job(make_project(tmp_path / Path(run).name, rounds=1, run_dir=run), workers)
+    said = subprocess.run(part.commands[-1], capture_output=True, text=True, check=True).stdout
+    cold, warm = hour.objects(said)
+    assert (cold["run"], cold["weights"], cold["ended"]) == ("cold", [], []) and cold["seconds"] >= 0
+    assert (warm["run"], warm["weights"]) == ("warm", ["in place, after a sleep"]) and len(warm["ended"]) == 1
 
 
 def test_the_round_of_gsm8k_has_settings_of_the_job(hour: ModuleType, tmp_path: Path) -> None:

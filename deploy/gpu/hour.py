@@ -49,6 +49,17 @@ for file in sorted(pathlib.Path(sys.argv[1], "ledger").glob("*.json")):
 """
 """Prints of a run in what number format its engines served, and how far they were from the trainer, in nats a token."""
 
+WARM = """
+import json, pathlib, sys
+for run in map(pathlib.Path, sys.argv[1:]):
+    records = [json.loads(file.read_text()) for file in sorted((run / "ledger").glob("*.json"))]
+    executed = [record["data"].get("facts", {}).get("executed", {}) for record in records]
+    told = {key: sorted({one[key] for one in executed if one.get(key)}) for key in ("weights", "ended")}
+    print(json.dumps({"run": run.name, "seconds": round(records[-1]["time"] - records[0]["time"], 1), **told}))
+"""
+"""Prints of runs how many seconds they took from the first record to the last, how weights came into engines, and which
+processes ended since they gave no memory back."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -103,6 +114,7 @@ def parts(options: argparse.Namespace) -> list[Part]:
     job += ["data.prompts_per_round=48", "generate.samples=4"] if options.cpu else []
     verify = [python, "-m", "orchestrator", "verify", str(run)]
     small_run, wide_run = [*job, f"run_dir={run}"], [*job, f"run_dir={run}-2", "generate.tensor_parallel=2"]
+    cold, warm = out / "runs/cold", out / "runs/warm"
     found = [
         Part("numerics", "compiled attention, forward and backward, against sdpa and a CPU", (*NUMERICAL, "pytest"),
              [[python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/workers/numerics/test_gpu.py"]], 900),
@@ -114,6 +126,11 @@ def parts(options: argparse.Namespace) -> list[Part]:
              [[*small_run, "rounds=1"], verify, [python, "-c", SERVED, str(run)]], 900, memory_back=True),
         Part("again", "a second round of the same run: what was compiled for the first serves its engines, too", STACK,
              [[*small_run, "rounds=2"], verify], 900, memory_back=True),
+        Part("warm", "two rounds with new processes for each phase, and two with processes that outlive it: which is"
+             " faster, what each leaves on the device, and whether engines wake with the right weights", STACK,
+             [[*job, f"run_dir={cold}", "rounds=2", "cluster.warm=false"],
+              [*job, f"run_dir={warm}", "rounds=2", "cluster.warm=true"],
+              [python, "-c", WARM, str(cold), str(warm)]], 1800, memory_back=True),
         Part("spread", "a round whose engine is spread over two devices", STACK,
              [[*wide_run, "rounds=1"]], 900, memory_back=True, devices=2),
     ]  # fmt: skip

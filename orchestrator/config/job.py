@@ -70,6 +70,10 @@ class Cluster(Settings):
     """`shared` has engines and ranks take turns on the same devices. `split` gives each role devices of its own, for as
     long as the run: nothing is started or given back between two phases, and one of the two always has nothing to
     do."""
+    warm: bool | None = None
+    """Whether engines and ranks that take turns keep their processes: who has had its turn gives the memory back and
+    rests, so that a change of phase starts no process and loads no library. Null has it so on CPU and not on
+    accelerators, where nobody has tried it yet; `true` has it there, too, and `false` nowhere."""
     timeout: Seconds = 120.0
     """Seconds to wait for the cluster to answer, and to have the resources free: other jobs hold them, or a node was
     lost and none has come in its place. Then the run ends with exit code 75, and the same command goes on."""

@@ -80,9 +80,10 @@ class Cluster:
     @property
     def _of_the_job(self) -> dict[str, Any]:
         """What Ray is told of this driver; the environment is every worker's, of those that hold no devices too."""
-        environment = {"env_vars": dict(self.settings.env)} if self.settings.env else None
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-        return quiet | {"runtime_env": environment, "job_config": job_config()}
+        from ray.job_config import JobConfig
+
+        env, quiet = self.settings.env, {"logging_level": logging.ERROR, "log_to_driver": False}
+        return quiet | {"runtime_env": {"env_vars": dict(env)} if env else None, "job_config": job_config(JobConfig)}
 
     def __enter__(self) -> Cluster:
         if self._address in _PRIVATE:

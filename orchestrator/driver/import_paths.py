@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.places import in_ray_package
+from orchestrator.files.named import real
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = real(Path(__file__)).parents[2]
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def job_config() -> Any:
-    """A job of Ray's whose workers get the folder of this project, and not the current one; nothing at all where the
-    project is installed, or came with the job, since they find it by themselves then."""
-    from ray.job_config import JobConfig
+def job_config(kind: Any) -> Any:
+    """A job of Ray's (`kind` is its JobConfig) whose workers get the folder of this project, and not the current one;
+    nothing at all where the project is installed, or came with the job, since they find it by themselves then."""
 
-    class WithoutCurrentFolder(JobConfig):  # type: ignore[misc]  # Ray has no types here
+    class WithoutCurrentFolder(kind):  # type: ignore[misc]  # Ray has no types here
         """Ray asks a job this before it adds the current folder."""
 
         def _runtime_env_has_working_dir(self) -> bool:

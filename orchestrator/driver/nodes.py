@@ -31,20 +31,26 @@ def too_many(nodes: Sequence[Node], bundles: Sequence[Sequence[int]]) -> bool:
 
 
 def shared(nodes: Sequence[Node], one: Sequence[int], other: Sequence[int]) -> tuple[int, int, int] | None:
-    """Bundles of cores in which the workers of two roles can live and take turns: how many, and each one's cores and
+    """Bundles in which the workers of two roles can live and take turns: how many, and each one's cores and
     accelerators, as `one` and `other` say what the roles need. None where the nodes have no room for such bundles,
     though they may have for each role."""
-    fitting = []
+    fitting, gpus = [], max(one[2], other[2])
     for cpus in range(max(one[1], other[1]), max((node.cpus for node in nodes), default=0) + 1):
-        count = max(-(-role[0] // (cpus // role[1])) for role in (one, other))
-        if room(nodes, cpus, 0) >= count:
-            fitting.append((count * cpus, count, cpus))
-    return (*min(fitting)[1:], 0) if fitting else None
+        count = max(-(-role[0] // abreast((1, cpus, gpus), role)) for role in (one, other))
+        if room(nodes, cpus, gpus) >= count:
+            fitting.append((count * gpus, count * cpus, count, cpus))
+    return (*min(fitting)[2:], gpus) if fitting else None
 
 
 def holds(bundles: Sequence[int], need: Sequence[int]) -> bool:
-    """Whether such bundles have room for workers that need so much, without accelerators."""
-    return bundles[0] * (bundles[1] // need[1]) >= need[0]
+    """Whether such bundles have room for workers that need so much."""
+    return bundles[0] * abreast(bundles, need) >= need[0]
+
+
+def abreast(bundles: Sequence[int], need: Sequence[int]) -> int:
+    """How many workers that need so much have room in one of such bundles."""
+    by_cpus = bundles[1] // need[1]
+    return min(by_cpus, bundles[2] // need[2]) if need[2] else by_cpus
 
 
 def share(nodes: Sequence[Node], workers: int, gpus: int = 0) -> int:

@@ -7,10 +7,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from orchestrator.driver.nodes import abreast
+
 Bundles = tuple[int, int, int]
 """How many workers, and each one's cores and accelerators."""
 _INTERFACE = "RATCHET_INTERFACE"  # tells ranks which network interface to use (workers.training.network)
 _PHASE = "RATCHET_PHASE"  # tells a phase's processes from all others (workers.supervision.ending)
+_DEVICES = "RATCHET_DEVICES"  # tells a worker that Ray gives none which are its (workers.supervision.named_devices)
 SPINS = "1000"
 """How often a thread of GNU's OpenMP looks for the others before it sleeps."""
 _TURN_SECONDS = 5  # that who waits already is given; there may never be room for it
@@ -80,7 +83,8 @@ class Placement:
 
 class Share:
     """The places of one role in a reservation that two roles share, for as long as it is held: the workers of both live
-    there and take turns with it, so that Ray counts none of their cores. A bundle may have room for several."""
+    there and take turns with it, so that Ray counts none of their cores, and gives them none of its accelerators: which
+    of a bundle's are theirs, each asks where it starts. A bundle may have room for several."""
 
     def __init__(self, placement: Placement, need: Callable[[], Bundles]) -> None:
         """`need` says how many workers there are, and what each takes; asked again where nodes were lost."""
@@ -89,22 +93,27 @@ class Share:
 
     def actor_options(self, index: int) -> dict[str, Any]:
         """As `Placement.actor_options`."""
-        options = self._placement.actor_options(self._bundle(index)) | {"num_cpus": 0, "num_gpus": 0}
+        bundle, place = divmod(index, self._abreast)
+        options = self._placement.actor_options(bundle) | {"num_cpus": 0, "num_gpus": 0}
         variables = options["runtime_env"]["env_vars"] | {"OMP_NUM_THREADS": str(self.cpus)}
+        if self.gpus:
+            variables[_DEVICES] = f"{bundle} {place * self.gpus} {self.gpus} {self._placement.gpus}"
         return options | {"runtime_env": {"env_vars": variables}}
 
     def placed(self) -> list[bool]:
         """Of each worker, whether its place is on a living node."""
         bundles = self._placement.placed()
-        return [bundles[self._bundle(index)] for index in range(self.count)]
+        return [bundles[index // self._abreast] for index in range(self.count)]
 
     def wait(self) -> None:
         """As `Placement.wait`; where bundles become smaller, workers that rest there end."""
         self._placement.wait()
         self.count, self.cpus, self.gpus = self._need()
 
-    def _bundle(self, index: int) -> int:
-        return index // (self._placement.cpus // self.cpus)
+    @property
+    def _abreast(self) -> int:
+        placement = self._placement
+        return abreast((placement.count, placement.cpus, placement.gpus), (self.count, self.cpus, self.gpus))
 
 
 class Part:

@@ -1,9 +1,10 @@
 """Engines and training ranks take turns on the same devices.
 
-Without accelerators both live in one reservation for as long as the run: who has had its turn rests, which keeps its
-processes and gives back their memory, so that a change of phase costs no start of libraries. The reservation is given
-up between two turns where another job waits for room. On accelerators each turn reserves for itself and ends with its
-processes: that a process which lives gives all of a device's memory back has not been seen on one.
+Where processes stay warm, both live in one reservation for as long as the run: who has had its turn rests, which keeps
+its processes and gives back their memory, so that a change of phase costs no start of libraries. The reservation is
+given up between two turns where another job waits for room. Elsewhere each turn reserves for itself and ends with its
+processes. `cluster.warm` says which; left open, processes stay warm on CPU alone: that one which lives gives all of a
+device's memory back has not been seen on an accelerator.
 
 With `cluster.placement: split` nobody has turns: each role has devices of its own, in one reservation.
 
@@ -51,13 +52,15 @@ class Turns:
         ended: Callable[[str], None],
         early: bool = True,
         split: bool = False,
+        warm: bool | None = None,
     ) -> None:
         """`cluster` is connected to by the first call, `needs` says what the workers of each role take, and `ended`
         waits until nothing lives that has the mark of a reservation that was given up. `early`: where both roles share
         one reservation, each is hired with the first, and loads its libraries while the other works. `split`: each has
-        devices of its own."""
+        devices of its own. `warm`: `cluster.warm`."""
         self._cluster, self._needs, self._hire, self._ended = cluster, needs, hire, ended
-        self._early, self._split = early, split
+        self._early, self._split, self._warm = early, split, warm
+        self._apart = False  # whether it was told that each turn reserves for itself
         self._held = contextlib.ExitStack()
         self._placement: Placement | None = None
         self._workers: dict[Role, Any] = {}
@@ -69,6 +72,15 @@ class Turns:
 
     def __exit__(self, *error: Any) -> None:
         self._held.__exit__(*error)
+
+    @property
+    def warm(self) -> bool:
+        """Whether processes outlive their turn."""
+        return not self._cluster().accelerated if self._warm is None else self._warm
+
+    def there(self, role: Role) -> Any:
+        """Workers of this role, whosever turn it is; None where there are none now."""
+        return self._workers.get(role)
 
     def of(self, role: Role) -> Any:
         """Workers of this role, whose turn it is from now on.
@@ -92,7 +104,7 @@ class Turns:
             self._placement = self._reserve(role)
         for one in (role, *self._others(role)):
             if one not in self._workers:
-                place = self._placement if self._cluster().accelerated else Share(self._placement, self._needs[one])
+                place = Share(self._placement, self._needs[one]) if self.warm else self._placement
                 self._workers[one] = self._held.enter_context(self._hire[one](place))
         self.turn = role
         return self._workers[role]
@@ -109,10 +121,6 @@ class Turns:
             self._workers[REWARDERS] = self._held.enter_context(hire(self._placement))
             self.turn = REWARDERS
         return self._workers[REWARDERS]
-
-    def keeps(self, role: Role) -> bool:
-        """Whether workers of this role hold devices now."""
-        return role in self._workers and (self._split or self.turn == role)
 
     def _own(self, role: Role) -> Any:
         """Workers that have devices of their own. Reserved together, so that no two jobs wait for each other's half."""
@@ -134,9 +142,9 @@ class Turns:
     def _may_stay(self, role: Role) -> bool:
         """Whether what is reserved serves this role's turn too, and nobody else waits for it."""
         held = self._placement
-        if held is None or self._cluster().accelerated or self._cluster().others_wait():
+        if held is None or not self.warm or self._cluster().others_wait():
             return False
-        return holds((held.count, held.cpus), self._needs[role]())
+        return holds((held.count, held.cpus, held.gpus), self._needs[role]())
 
     def _reserve(self, role: Role) -> Placement:
         reserved = self._cluster().reserve(role, *self._bundles(role), lambda: self._bundles(role))
@@ -145,10 +153,12 @@ class Turns:
 
     def _bundles(self, role: Role) -> Bundles:
         """For both roles, where that is possible."""
-        need = self._needs[role]()
-        if self._cluster().accelerated:
-            return need
-        return shared(self._cluster().nodes(), *(asked() for asked in self._needs.values())) or need
+        need, cluster = self._needs[role](), self._cluster()
+        both = shared(cluster.nodes(), *(asked() for asked in self._needs.values())) if self.warm else None
+        if both is None and self.warm and cluster.accelerated and not self._apart:
+            self._apart = True
+            cluster.say("turns     no reservation has room for engines and ranks alike: each turn starts new processes")
+        return both or need
 
     @contextlib.contextmanager
     def unused(self, seconds: float | None, tell: Callable[[], None]) -> Iterator[None]:

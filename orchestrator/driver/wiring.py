@@ -26,12 +26,12 @@ from orchestrator.driver.rewarding import Make, Rewarding
 from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.serving import attention_kernel, serving_dtype, with_dtype
 from orchestrator.driver.settled import CHECKPOINTING, MICROBATCH, Record, Settled
-from orchestrator.driver.turns import ENGINES, RANKS, Turns
+from orchestrator.driver.turns import ENGINES, RANKS, Role, Turns
 from orchestrator.errors import BadInput, last_line
 from orchestrator.ledger.run import Facts
 from orchestrator.models.named import model_digest
 from orchestrator.models.sizes import ModelSize, size_trained
-from orchestrator.records.executed import WEIGHTS
+from orchestrator.records.executed import ENDED, WEIGHTS
 from orchestrator.records.problem_files import handed_over
 from orchestrator.records.progress import ENGINES as ENGINES_START
 from orchestrator.records.progress import RANKS as RANKS_START
@@ -69,7 +69,8 @@ class RealWorkers:
         needs = {ENGINES: self._engines_need, RANKS: self._ranks_need}
         hire = {ENGINES: self._engine_pool, RANKS: self._new_group}
         self._split = job.cluster.placement == "split"
-        self._turns = Turns(lambda: self.cluster, needs, hire, self._phase_over, self.early, self._split)
+        how = (self.early, self._split, job.cluster.warm)
+        self._turns = Turns(lambda: self.cluster, needs, hire, self._phase_over, *how)
         self._harness = checked_tasks(job)
         self._graders: list[Grade] = []
         self._grader_groups: list[Any] = []
@@ -113,14 +114,21 @@ class RealWorkers:
             given |= {"train.ranks": train.ranks, "train.zero": train.zero, "train.attention": self._attention()}
             given |= {MICROBATCH: train.tokens_per_microbatch, CHECKPOINTING: train.activation_checkpointing}
             given |= {"train.compile": train.compiled}
-            halved = self._halving.executed if self._halving else {}
-            return {"device": self._device, "cluster.cpus_per_rank": self._ranks_need()[1], **given, **halved}
+            halved = {**self._halving.executed} if self._halving else {}
+            given |= halved | self._ended(RANKS)
+            return {"device": self._device, "cluster.cpus_per_rank": self._ranks_need()[1], **given}
         generate = self._fitted.generate()
         given |= {"generate.engines": generate.engines, "generate.tensor_parallel": generate.tensor_parallel}
         given |= {"generate.dtype": generate.dtype}
         if self._weights and self._weights.told:
             given[WEIGHTS] = self._weights.told
+        given |= self._ended(ENGINES)
         return {"device": self._device, "cluster.cpus_per_engine": self._engines_need()[1], **given}
+
+    def _ended(self, role: Role) -> dict[str, str]:
+        """Why processes of this role could not stay after its last turn, where they could not."""
+        workers = self._turns.there(role)
+        return {ENDED: workers.ended} if workers and workers.ended else {}
 
     def __enter__(self) -> Self:
         return self
@@ -199,19 +207,20 @@ class RealWorkers:
         new = Served(model, model_digest(model), read_probe(probe) if probe else {})
         self._weights = self._weights or InPlace(self.cluster.say)
         number, name = self._fitted.generate().num_engines, Path(model).name
-        if self._turns.keeps(ENGINES):
-            pool = self._turns.of(ENGINES)
-            told = starting(self._watch, ENGINES_START, detail=f"{ENGINE.name} takes the weights of {name}")
-            with contextlib.nullcontext() if pool.model == model else told:
-                if self._weights.change(pool, new):
-                    return pool
-            if self.cluster.accelerated and not pool.resting:
-                self._turns.release()
         pool = self._turns.of(ENGINES)
+        told = starting(self._watch, ENGINES_START, detail=f"{ENGINE.name} takes the weights of {name}")
+        loads = pool.asleep or not (pool.resting or pool.model == model)
+        with told if loads else contextlib.nullcontext():
+            if self._weights.change(pool, new):
+                return pool
+        if not (self._turns.warm or pool.resting):
+            self._turns.release()
+            pool = self._turns.of(ENGINES)
         with starting(self._watch, ENGINES_START, number, "engines", f"{ENGINE.name} loads {name}"):
             pool.serve(model)
             pool.wait_ready()
         self._weights.made(pool, new)
+        pool.may_sleep = self._weights.may_sleep
         return pool
 
     def _engine_pool(self, placement: Any) -> Any:

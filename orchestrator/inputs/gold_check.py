@@ -46,7 +46,8 @@ def check_golds(file: JobFile, problems: Mapping[str, Sequence[Problem]], ask: A
     given = _golds(graded, hashes)
     unread, asked = ask(job.grade, given)
     deque(given, maxlen=0)  # what was not asked
-    total = len(np.unique(np.concatenate([np.array(known, np.int64) for known in hashes.values()])))
+    ordered = np.sort(np.concatenate([np.frombuffer(known, np.int64) for known in hashes.values()]))
+    total = len(ordered) and 1 + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
     for split, rows in graded.items():
         bad = np.flatnonzero(np.isin(hashes[split], np.array(list(map(hash, unread)), np.int64))).tolist()
         if bad:

@@ -57,8 +57,8 @@ def read_problems(
 
 def _require_different_ids(data: Data, split: str, find: Mapping[str, Path], reading: int, ids: array[int]) -> None:
     """Refuse an id that stands twice. Where two hashes are the same, the ids are read again: they need not be."""
-    hashes, count = np.unique(np.array(ids, np.int64), return_counts=True)
-    repeated = set(hashes[count > 1].tolist())
+    ordered = np.sort(np.frombuffer(ids, np.int64))
+    repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if not repeated or data.id is None:
         return
     seen: dict[str, str] = {}

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.files.inside import regular_size
 from orchestrator.files.strict_json import no_repeated
 from orchestrator.inputs.digits import Columns, Written
+from orchestrator.records.parquet import streamed
 from orchestrator.records.unpacked import most_bytes, packed_bytes, texts_in
 
 LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
@@ -73,7 +73,7 @@ def rows_of(path: Path, key: str, choose: Choose = every) -> Iterator[tuple[str,
 def _parquet_rows(path: Path, choose: Choose) -> Iterator[tuple[str, Mapping[str, Any]]]:
     number = 0
     try:
-        file = pq.ParquetFile(path.absolute())  # Arrow reads a `~` or an address into others
+        file = streamed(path.absolute())  # Arrow reads a `~` or an address into others
         schema = file.schema_arrow
         names = choose(schema)
         schema = pa.schema([field for field in schema if field.name in names], schema.metadata)

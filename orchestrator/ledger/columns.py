@@ -18,6 +18,7 @@ from orchestrator.records.drawn import CURRICULUM
 from orchestrator.records.groups import FURTHER, further
 from orchestrator.records.harness import HARNESS
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
+from orchestrator.records.parquet import streamed
 from orchestrator.records.rows import (
     DECODED,
     DRIFT,
@@ -139,7 +140,7 @@ def _with_nulls(file: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> str
     }
     if not names:
         return None
-    with pq.ParquetFile(file) as parquet:
+    with streamed(file) as parquet:
         for batch in parquet.iter_batches(batch_size=1024, columns=sorted(names)):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 if (name in loose and column.null_count) or (_is_numbers(column.type) and column.flatten().null_count):
@@ -172,7 +173,7 @@ def require_masks(file: Path) -> None:
 
 
 def _require_masks(file: Path) -> None:
-    with pq.ParquetFile(file) as parquet:
+    with streamed(file) as parquet:
         known = parquet.schema_arrow
         if not mask_columns(known):
             return

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,9 +198,9 @@ class State:
 class Ledger:
     """A driver's, or a reader's, view of a ledger folder. `state` is the fold of `records` so far."""
 
-    def __init__(self, folder: Path, known: Sequence[Record] | None = None) -> None:
-        """`known` are the first records, where they have been read already."""
-        self.folder = folder
+    def __init__(self, folder: Path, beside: Ledger | None = None) -> None:
+        """What `beside`, of the same folder, knows is not read again, nor held twice."""
+        self.folder, self._beside = folder, beside
         self.records: list[Record] = []
         self.state = State()
         self._epoch: int | None = None
@@ -209,17 +209,17 @@ class Ledger:
         self._num_cached = 0
         if folder.is_symlink():
             require_below(folder.parent, folder / "record")
-        if known is None:
-            known = [Record(number, *said) for number, said in enumerate(cache.load(self._cache, folder))]
-            self._num_cached = len(known)
-        for record in known:
-            self._note(record)
+        if beside is None:
+            for number, said in enumerate(cache.load(self._cache, folder)):
+                self._note(Record(number, *said))
+            self._num_cached = len(self.records)
         self.refresh()
         self._check_no_hole()
 
     def as_it_is(self) -> Ledger:
-        """Another reader of the same folder, as it is now; what this one has read is not read again."""
-        return Ledger(self.folder, self.records[:])
+        """Another reader of the same folder, as it is now, for a thread of its own; records are shared with this one,
+        also those that it comes to know later."""
+        return Ledger(self.folder, self)
 
     @property
     def _cache(self) -> Path:
@@ -231,7 +231,9 @@ class Ledger:
 
     def refresh(self) -> list[Record]:
         """Read what others appended; returns the new records."""
-        new: list[Record] = []
+        new = self._beside.records[len(self.records) :] if self._beside else []
+        for record in new:
+            self._note(record)
         while os.path.lexists(path := self._path(len(self.records))):
             new.append(record := read_record(path, len(self.records)))
             self._note(record)

@@ -92,7 +92,7 @@ class Digest:
     remembered: Callable[[str, Callable[[], str]], str] = lambda recipe, make: make()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UsedFiles:
     """A name of files by what is in them, such as a sha256, which counts as `value`. Who names files uses them: they
     are checked before and after the work (see uses.py)."""

@@ -155,6 +155,8 @@ class ShardedStep:
         facts |= {"executed": dict(self.executed)} if self.executed else {}
         artifact = self.run.artifacts.adopt(self._hidden[index], self.path(index), facts.pop("file"))
         self._append(index, artifact, facts | {"fingerprint": self._fingerprint(facts), "recipe": recipes.RECIPE})
+        del self._hidden[index]  # of thousands of shards, what is known of those in flight
+        self._check_of.pop(index, None)
         grown = {key: facts.get(key, 0) for key in self._counted}
         self.run.watch.grow(self.name, sum(grown[key] for key in self._units), **grown)
 

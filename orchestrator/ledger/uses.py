@@ -56,7 +56,7 @@ class FileCheck:
 
     def __init__(self, root: Path, inputs: Any) -> None:
         self._root, self._inputs = root, list(used_in(inputs))
-        hash_ahead(self._root / name for used in self._inputs for name, _ in used.files)
+        hash_ahead(root / name for used in self._inputs for name, _ in used.files)
         self._before = self._require_whole()
 
     def again(self) -> None:
@@ -65,19 +65,20 @@ class FileCheck:
         Raises:
             Damaged: a file was changed, or written to, while it was in use.
         """
-        for path, written in self._require_whole().items():
-            if written != self._before[path]:
+        for name, written in self._require_whole().items():
+            if written != self._before[name]:
                 raise Damaged(
-                    f"{path}: was written to while it was in use. What came of that is not committed; now it is what "
-                    "it should be, and the same command goes on from here."
+                    f"{self._root / name}: was written to while it was in use. What came of that is not committed; now "
+                    "it is what it should be, and the same command goes on from here."
                 )
 
-    def _require_whole(self) -> dict[Path, Written]:
+    def _require_whole(self) -> dict[str, Written]:
+        """What each file is now, by its name: there may be thousands of shards, of which a name is half of a path."""
         for used in self._inputs:
             if used.folder is not None:
                 _require_alone(self._root / used.folder, {self._root / name for name, _ in used.files})
-        files = {self._root / name: (name, sha) for used in self._inputs for name, sha in used.files}
-        return {path: require_whole(path, sha, os.path.isabs(name)) for path, (name, sha) in files.items()}
+        files = dict(file for used in self._inputs for file in used.files)
+        return {name: require_whole(self._root / name, sha, os.path.isabs(name)) for name, sha in files.items()}
 
 
 @contextmanager

@@ -4,15 +4,18 @@ whether a record tells of a file what is in it."""
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from statistics import fmean, variance
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.records.digests import digest_of, repeated
 from orchestrator.records.pair_ids import PairIds, completion_keys
 from orchestrator.records.rows import CAUSES
 
@@ -85,13 +88,35 @@ def longest(pair: PairIds) -> int:
     return len(pair.prompt) + max(len(pair.chosen), 0 if pair.rejected is None else len(pair.rejected))
 
 
-def trained_pairs(pairs: Iterable[PairIds], dropped: int) -> dict[str, int]:
-    """Of the pairs of a training, `dropped` not among them, which were too long."""
-    number, completions = 0, set[str]()
-    for pair in pairs:
-        number += 1
-        completions.update(completion_keys(pair))
-    return {"pairs": number, "dropped_pairs": dropped, "distinct_completions": len(completions)}
+def trained_pairs(pairs: Callable[[], Iterable[PairIds]], dropped: int) -> dict[str, int]:
+    """Of the pairs of a training, `dropped` not among them, which were too long. `pairs` gives them, each time anew.
+
+    Pairs of a prompt stand together, so that its completions are forgotten behind them. Those of a prompt that comes
+    again, such as of an earlier round, are counted once more.
+    """
+    number, completions, prompts = 0, 0, bytearray()
+    for prompt, count, keys in _by_prompt(pairs()):
+        number, completions = number + count, completions + len(keys)
+        prompts += prompt
+    if again := repeated(prompts):
+        different = set[str]()
+        for prompt, _, keys in _by_prompt(pairs()):
+            if prompt in again:
+                different.update(keys)
+                completions -= len(keys)
+        completions += len(different)
+    return {"pairs": number, "dropped_pairs": dropped, "distinct_completions": completions}
+
+
+def _by_prompt(pairs: Iterable[PairIds]) -> Iterator[tuple[bytes, int, set[str]]]:
+    """A digest of each prompt's token ids, and of its pairs that stand together their number and the names of their
+    completions."""
+    for prompt, together in groupby(pairs, lambda pair: np.asarray(pair.prompt, "<i4").tobytes()):
+        number, keys = 0, set[str]()
+        for pair in together:
+            number += 1
+            keys.update(completion_keys(pair))
+        yield digest_of(prompt), number, keys
 
 
 def metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -124,24 +149,36 @@ def trend(values: Sequence[float | None]) -> dict[str, float]:
     return found | ({"error": math.sqrt(sum(variance(end) / quarter for end in ends))} if quarter > 1 else {})
 
 
-def scored(lengths: Sequence[int]) -> dict[str, int]:
+def scored(lengths: Iterable[int]) -> dict[str, int]:
     """Of the completions that a model was asked about, by the numbers of their tokens that it was asked about."""
-    return {"distinct_completions": len(lengths), "completion_tokens": sum(lengths)}
+    number = tokens = 0
+    for length in lengths:
+        number, tokens = number + 1, tokens + length
+    return {"distinct_completions": number, "completion_tokens": tokens}
 
 
-def preferences(
-    pairs: Iterable[PairIds], logprobs: Mapping[str, float], reference: Mapping[str, float] | None = None
-) -> dict[str, float]:
+class Logprobs(Protocol):
+    """Summed log-probabilities by completion key, in nats; a dictionary, or what takes less room."""
+
+    def __getitem__(self, key: str, /) -> float: ...
+
+
+def preferences(pairs: Iterable[PairIds], logprobs: Logprobs, reference: Logprobs | None = None) -> dict[str, float]:
     """What a model makes of pairs, from summed log-probabilities by completion key. Means over pairs, in nats.
 
     `chosen_logprob` and `rejected_logprob`; `gamma`, their difference (arXiv 2403.19270); `ranking_accuracy`, the share
     of pairs where it is positive; and where a reference's log-probabilities are given, `reward_accuracy`, the share
     where it is larger than the reference's. Empty where nothing is rejected.
     """
-    keys = [completion_keys(pair) for pair in pairs if pair.rejected is not None]
-    if not keys:
+    sides, differences = (array("d"), array("d")), array("d")
+    for keys in (completion_keys(pair) for pair in pairs if pair.rejected is not None):
+        for side, key in zip(sides, keys, strict=True):
+            side.append(logprobs[key])
+        if reference is not None:
+            differences.append(reference[keys[0]] - reference[keys[1]])
+    if not sides[0]:
         return {}
-    chosen, rejected = (np.array([logprobs[key] for key in side]) for side in zip(*keys, strict=True))
+    chosen, rejected = map(np.array, sides)
     gamma = chosen - rejected
     facts = {
         "ranking_accuracy": float(np.mean(gamma > 0)),
@@ -150,6 +187,5 @@ def preferences(
         "rejected_logprob": float(np.mean(rejected)),
     }
     if reference is not None:
-        before = np.array([reference[a] - reference[b] for a, b in keys])
-        facts["reward_accuracy"] = float(np.mean(gamma > before))
+        facts["reward_accuracy"] = float(np.mean(gamma > np.array(differences)))
     return facts

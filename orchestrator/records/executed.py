@@ -12,6 +12,8 @@ WEIGHTS = "weights"
 """How weights came into engines that served others before, in words; see workers/generation/in_place.py."""
 ANEW = "anew: "
 """How these words begin where loading in place has failed; the reason follows."""
+ENDED = "ended"
+"""Which processes ended after the turn before, since they did not give memory back, in words."""
 
 
 def halved(facts: Mapping[str, Any]) -> dict[str, Any]:

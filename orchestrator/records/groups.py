@@ -41,23 +41,27 @@ def groups_in(table: pa.Table) -> list[str | None]:
 
 
 class Units:
-    """What is drawn whole, of pairs in order: a group's, or a pair that is in none."""
+    """What is drawn whole, of pairs in order: a group's, or a pair that is in none. Where no group has come yet, which
+    is so of most files to their end, a number is all that is kept."""
 
     def __init__(self) -> None:
-        self._starts, self.pairs = array("q"), 0
+        self.pairs = self._single = 0  # so many pairs before the first group
+        self._starts = array("q")  # of the units behind those
         self._last: str | None = None
 
     def add(self, groups: Iterable[str | None]) -> Units:
         """Count further pairs, by the names of their groups."""
         for group in groups:
-            if group is None or group != self._last:
+            if group is None and self._single == self.pairs:
+                self._single += 1
+            elif group is None or group != self._last:
                 self._starts.append(self.pairs)
             self._last = group
             self.pairs += 1
         return self
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return self._single + len(self._starts)
 
     def pairs_of(self, units: Sequence[int]) -> list[int]:
         """The numbers of the pairs of these units, in their order."""
@@ -68,4 +72,9 @@ class Units:
         return map(self._range, range(len(self)))
 
     def _range(self, unit: int) -> range:
-        return range(self._starts[unit], self._starts[unit + 1] if unit + 1 < len(self) else self.pairs)
+        return range(self._start(unit), self._start(unit + 1))
+
+    def _start(self, unit: int) -> int:
+        if unit < self._single:
+            return unit
+        return self._starts[unit - self._single] if unit < len(self) else self.pairs

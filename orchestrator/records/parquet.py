@@ -15,6 +15,11 @@ import pyarrow.parquet as pq
 ROWS_A_GROUP = 4096
 """Rows of a large file that are written, and so read, together."""
 
+GROUPS_OF_A_TABLE = 256
+"""So many groups of a file are a table each, as they came."""
+BYTES_A_GROUP = 2**23
+"""In memory, of the tables that are written together behind those, or a little more."""
+
 
 def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
     """A file, or these columns of it in this order. Of a small file `pyarrow.parquet.read_table`, which plans a scan
@@ -33,6 +38,46 @@ def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
 def _require(columns: Sequence[str], parquet: pq.ParquetFile, file: str | Path) -> None:
     if missing := set(columns) - set(parquet.schema_arrow.names):
         raise pa.ArrowInvalid(f"{file}: no column {', '.join(sorted(missing))}")
+
+
+def streamed(file: str | Path, read_dictionary: list[str] | None = None) -> pq.ParquetFile:
+    """A file to be read by `iter_batches`. Arrow's default holds whatever was read of it until it is closed.
+
+    Raises:
+        OSError, pyarrow.ArrowException: it cannot be read.
+    """
+    return pq.ParquetFile(file, read_dictionary=read_dictionary, pre_buffer=False)
+
+
+class TableWriter:
+    """A file that grows by tables. Each group of rows has some 2 KB a column in the file's footer, which the writer
+    holds to the end, and whoever opens the file: after the first groups, which are a table each as in files of earlier
+    versions, small tables are written together. Of a file whose writing has failed nothing is promised."""
+
+    def __init__(self, file: Path, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(file, schema, compression="zstd")
+        self._waiting, self._bytes, self._groups = list[pa.Table](), 0, 0
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self._waiting:
+                self._write()
+        finally:
+            self._writer.close()
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows of the file's schema behind those before."""
+        self._waiting.append(table)
+        self._bytes += table.nbytes
+        if self._groups < GROUPS_OF_A_TABLE or self._bytes >= BYTES_A_GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        self._writer.write_table(pa.concat_tables(self._waiting))
+        self._waiting, self._bytes, self._groups = [], 0, self._groups + 1
 
 
 class Rows:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.records.parquet import streamed
 from orchestrator.records.rows import Problem
 
 PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
@@ -27,7 +28,7 @@ def write_problem_file(problems: Iterable[Problem], file: Path) -> None:
 
 def read_problem_file(file: str | Path) -> Iterator[Problem]:
     """What `write_problem_file` wrote. A column that an earlier version did not know is null."""
-    with pq.ParquetFile(file) as parquet:
+    with streamed(file) as parquet:
         known = [name for name in PROBLEMS.names if name in parquet.schema_arrow.names]
         for batch in parquet.iter_batches(batch_size=_AT_A_TIME, columns=known):
             none = [None] * batch.num_rows

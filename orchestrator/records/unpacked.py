@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as of
 
+from orchestrator.records.parquet import streamed
+
 _TEXT = "BYTE_ARRAY"
 _BATCH = 8192
 _MANY_BYTES = 1 << 28
@@ -54,7 +56,7 @@ def texts_in(path: Path, metadata: pq.FileMetaData, little: int, names: Collecti
         return Texts(most, largest)
     total = longest = 0
     columns = sorted(texts)
-    with pq.ParquetFile(path, read_dictionary=columns) as file:
+    with streamed(path, read_dictionary=columns) as file:
         for batch in file.iter_batches(_BATCH, columns=columns, use_threads=False):
             for one in map(_texts_of, batch.columns):
                 total, longest = total + one.total, max(longest, one.longest)

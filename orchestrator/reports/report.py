@@ -15,7 +15,7 @@ from orchestrator.files.durable import replace
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import graders_version
-from orchestrator.records.executed import ANEW, HALVED, WEIGHTS
+from orchestrator.records.executed import ANEW, ENDED, HALVED, WEIGHTS
 from orchestrator.reports import harness, repeated
 from orchestrator.reports.columns import Column, Reporting, change, fact, last, number, table
 from orchestrator.reports.dashboard import dashboard, is_server
@@ -309,7 +309,7 @@ def _example(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"{row['prompt_id']}, sample {row['sample_index']}"
 
 
-_OF_ONE_STEP = frozenset({"reference", HALVED, WEIGHTS})
+_OF_ONE_STEP = frozenset({"reference", HALVED, WEIGHTS, ENDED})
 """What each step has of its own, or is told of it otherwise."""
 
 
@@ -322,7 +322,7 @@ def _executed_otherwise(state: State) -> list[str]:
     ]
     table = ["\n".join(["| setting | value |", "|---|---|", *rows])] if rows else []
     half = [f"- {markdown(said)}" for round_ in rounds(state) for said in halvings(round_.number, round_.halved())]
-    half += [f"- {markdown(step)}: {markdown(why)}" for step, why in _made_anew(state)]
+    half += [f"- {markdown(step)}: {markdown(why)}" for step, why in (*_made_anew(state), *_ended(state))]
     said = [*table, *(["\n".join(half)] if half else [])]
     why = "This says how the work was done. It changes no result, or only its rounding."
     return ["## Executed otherwise", why, *said] if said else []
@@ -333,6 +333,12 @@ def _made_anew(state: State) -> list[tuple[str, str]]:
     told = {step: commit.facts.get("executed", {}).get(WEIGHTS) for step, commit in state.commits.items()}
     line = "engines were made anew, since weights could not be loaded in place: "
     return [(s, line + t.removeprefix(ANEW)) for s, t in told.items() if isinstance(t, str) and t.startswith(ANEW)]
+
+
+def _ended(state: State) -> list[tuple[str, str]]:
+    """Steps whose workers are new processes, since those of the turn before gave no memory back."""
+    told = {step: commit.facts.get("executed", {}).get(ENDED) for step, commit in state.commits.items()}
+    return [(step, f"new processes, since {words}") for step, words in told.items() if isinstance(words, str)]
 
 
 def _executed_values(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str]]]:

@@ -9,13 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from orchestrator.ledger import waves
 from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.records.golds import shown
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import read_table, streamed
 
 _LOOKS, _PAUSE = 20, 0.05  # seconds
 
@@ -140,7 +139,7 @@ def step_rows(run_dir: Path, state: State, step: str, columns: list[str]) -> Ite
     """Some columns of a committed step's rows, of which few are in memory at a time; what a file lacks, its
     rows lack."""
     for file in each_parquet_file(run_dir, state, step):
-        with pq.ParquetFile(file) as parquet:
+        with streamed(file) as parquet:
             for batch in parquet.iter_batches(batch_size=64, columns=columns):
                 yield from batch.to_pylist()
 

@@ -20,7 +20,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.groups import FURTHER, GROUP, SCORES, Units, further, further_columns, groups_in
 from orchestrator.records.masks import SAMPLE_MASK, fitted, mask_columns, masked
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import TableWriter, read_table
 from orchestrator.records.rows import SAMPLES, pairs_schema
 from orchestrator.rounds import pairing
 from orchestrator.rounds.pairing import CORRECT, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
@@ -93,7 +93,8 @@ class Choosing:
         self._of_kind = dict.fromkeys(("mixed", "tied", "ungradable") if self._scores else of_verdicts, 0)
         self._lost = {"pairs_lost": 0, "prompts_lost": 0}
         self._pairs = {"of_samples": 0, "of_hints": 0}
-        self._paired = [np.zeros(0, np.int64)]
+        self._paired = np.zeros(max(1, len(self._prompts)), bool)
+        """Whether the prompt at each place has pairs; of a file without any, the place of all is 0."""
 
     def choices(self) -> Choices:
         """The pairs of each shard, before a cap; each time anew."""
@@ -102,7 +103,7 @@ class Choosing:
             first = number < len(self._shards)
             chosen = [choice for prompt in self._prompts_of(shard) for choice in self._of(*prompt, first)]
             self._pairs["of_samples" if first else "of_hints"] += len(chosen)
-            self._paired.append(self._prompts.places(list(dict.fromkeys(choice.prompt_id for choice in chosen))))
+            self._paired[self._prompts.places(list(dict.fromkeys(choice.prompt_id for choice in chosen)))] = True
             yield [wave.samples for wave in shard.waves], chosen
 
     def _prompts_of(self, shard: Scored) -> Iterator[tuple[str, list[Candidate], list[Candidate]]]:
@@ -128,7 +129,7 @@ class Choosing:
         """What `write_pairs` tells of the samples, once all `choices` were gone through."""
         of_kind = self._of_kind
         facts: Facts = {f"prompts_{kind}": count for kind, count in of_kind.items()}
-        facts["prompts_paired"] = len(np.unique(np.concatenate(self._paired)))
+        facts["prompts_paired"] = int(np.count_nonzero(self._paired))
         if not self._scores:
             facts["pass_any"] = (of_kind["mixed"] + of_kind["all_correct"]) / max(sum(of_kind.values()), 1)
             facts |= self._lost
@@ -250,7 +251,7 @@ def _write_chosen(
     if with_masks and any(pairs and with_masks & {*shard} for shard, pairs in only(chosen(), kept)):
         schema = masked(schema)
     tokens, units = dict.fromkeys(counts.SIDES, 0), Units()
-    with pq.ParquetWriter(output, schema, compression="zstd") as writer:
+    with TableWriter(output, schema) as writer:
         for sampled, pairs in only(chosen(), kept):
             if not pairs:
                 continue
@@ -258,7 +259,7 @@ def _write_chosen(
             for side, count in counts.side_lengths(table).items():
                 tokens[side] += count
             units.add(pair.group for pair in pairs)
-            writer.write_table(table)
+            writer.write(table)
     facts = {"pairs": units.pairs, "before_cap": units.pairs if before_cap is None else before_cap}
     return facts | ({"groups": len(units)} if grouping else {}) | counts.mean_lengths(tokens, units.pairs)
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.errors import Damaged
-from orchestrator.records.parquet import ROWS_A_GROUP, Rows
+from orchestrator.records.parquet import ROWS_A_GROUP, Rows, streamed
 
 _COLUMNS = ("prompt_id", "text", "token_ids", "messages", "solution", "solution_token_ids")
 
@@ -21,10 +20,10 @@ class Prompts:
 
     def __init__(self, file: Path) -> None:
         self.file, self._rows = file, Rows(file, _COLUMNS)
-        hashes = [np.fromiter(map(hash, ids), np.int64) for ids in self.ids()]
-        found = np.concatenate([np.zeros(0, np.int64), *hashes])
-        order = np.argsort(found, kind="stable").astype(np.int32)
-        self._hashes, self._places = found[order], order
+        names = (name for ids in self.ids() for name in ids)
+        self._hashes = np.fromiter(map(hash, names), np.int64, len(self))
+        self._places = np.argsort(self._hashes, kind="stable").astype(np.int32)
+        self._hashes.sort()
         self._alike = self._places_of_alike()
         self.conversational = self._has_messages()
 
@@ -60,8 +59,7 @@ class Prompts:
 
     def _places_of_alike(self) -> dict[str, int]:
         """Rows by id where the hashes of two ids are the same."""
-        hashes, count = np.unique(self._hashes, return_counts=True)
-        repeated = set(hashes[count > 1].tolist())
+        repeated = set(self._hashes[1:][self._hashes[1:] == self._hashes[:-1]].tolist())
         if not repeated:
             return {}
         ids = (name for part in self.ids() for name in part)
@@ -71,6 +69,6 @@ class Prompts:
         return any(table["messages"].null_count < table.num_rows for table in self._batches("messages"))
 
     def _batches(self, column: str) -> Iterator[pa.Table]:
-        with pq.ParquetFile(self.file) as parquet:
+        with streamed(self.file) as parquet:
             for batch in parquet.iter_batches(ROWS_A_GROUP, columns=[column]):
                 yield pa.Table.from_batches([batch])

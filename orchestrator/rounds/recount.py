@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +18,10 @@ from orchestrator.errors import Damaged
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
+from orchestrator.records.digests import Places
 from orchestrator.records.groups import FURTHER, GROUP, Units, further_columns, groups_in
 from orchestrator.records.masks import PAIR_MASKS, mask_columns
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import read_table, streamed
 from orchestrator.rounds import pair_files
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.rounds.prompt_rows import Prompts
@@ -105,10 +108,10 @@ class Counting:
     def scored(self, step: str, pairs: list[Path], *against: Path) -> Facts:
         """Of log-probabilities of these files' pairs, compared with others where there are any."""
         [file] = self.files.all(step)
-        logprobs = _logprobs(file)
-        found: Facts = dict(counts.scored(read_table(file, columns=["num_tokens"])["num_tokens"].to_pylist()))
+        lengths = (length for batch in batches([file], ["num_tokens"]) for length in batch["num_tokens"].to_pylist())
+        found: Facts = dict(counts.scored(lengths))
         try:
-            return found | counts.preferences(self.pairs(pairs), logprobs, *map(_logprobs, against))
+            return found | counts.preferences(self.pairs(pairs), *map(Logprobs, (file, *against)))
         except KeyError:  # completions by other names than the trainer's: nothing is known of them
             return found
 
@@ -135,14 +138,31 @@ def pair_counts(file: Path) -> Facts:
     return {"pairs": units.pairs} | groups | counts.mean_lengths(tokens, units.pairs)
 
 
-def _logprobs(file: Path) -> dict[str, float]:
-    table = read_table(file, columns=["completion_key", "logprob"])
-    return dict(zip(table["completion_key"].to_pylist(), table["logprob"].to_pylist(), strict=True))
+class Logprobs:
+    """Summed log-probabilities of a file (schema REFERENCE) by completion key, in nats. A name that no completion key
+    is has none."""
+
+    def __init__(self, file: Path) -> None:
+        digests, self._values = bytearray(), array("d")
+        for batch in batches([file], ["completion_key", "logprob"]):
+            for key, value in zip(batch["completion_key"].to_pylist(), batch["logprob"].to_pylist(), strict=True):
+                if _KEY.fullmatch(key):
+                    digests += bytes.fromhex(key)
+                    self._values.append(value)
+        self._places = Places(digests)
+
+    def __getitem__(self, key: str) -> float:
+        if (place := self._places.of(bytes.fromhex(key))) is None:
+            raise KeyError(key)
+        return self._values[place]
+
+
+_KEY = re.compile("[0-9a-f]{32}")
 
 
 def batches(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:
     """The rows of Parquet files, of which few are in memory at a time."""
     for file in files:
-        with pq.ParquetFile(file) as parquet:
+        with streamed(file) as parquet:
             for batch in parquet.iter_batches(batch_size=1024, columns=columns):
                 yield pa.Table.from_batches([batch])

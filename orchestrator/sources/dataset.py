@@ -33,7 +33,7 @@ from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import files_of
 from orchestrator.records import counts
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import read_table, streamed
 from orchestrator.records.rows import ScoringPlan
 from orchestrator.reports import lineage
 from orchestrator.reports.columns import Column, Reported, Section, count, fact
@@ -239,7 +239,7 @@ def _copy_unseen(source: Path, seen: Sequence[str], output: Path) -> dict[str, A
 
 def _digests(file: Path) -> Iterator[tuple[str, set[bytes]]]:
     """Of each pair its id, and a digest of the bare text of its prompt with each of its completions."""
-    with pq.ParquetFile(file) as parquet:
+    with streamed(file) as parquet:
         columns = [*_TEXTS, *({STEPS} & set(parquet.schema_arrow.names))]
         for batch in parquet.iter_batches(batch_size=256, columns=columns):
             for row in batch.to_pylist():

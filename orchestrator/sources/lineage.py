@@ -6,7 +6,8 @@ One shard is in memory at a time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from orchestrator.config.learning import IMITATING
 from orchestrator.ledger import waves
 from orchestrator.ledger.ledger import State
+from orchestrator.records.digests import SIZE, Places, digest_of
 from orchestrator.records.masks import SAMPLE_MASK
 from orchestrator.records.parquet import read_table
 from orchestrator.reports.lineage import TOKENS, digest, mask_digest
@@ -26,6 +28,46 @@ SAMPLED = ("pairs", "verdicts", "samples", "prompts")
 Key = tuple[str, int]
 Shard = dict[Key, tuple[str | None, bytes, bytes]]
 """Verdict and digests of the token ids and of their mask, by prompt id and sample index."""
+
+
+class _Prompts:
+    """Prompts by their ids: digests of what is in them, and which shard has their samples. Memory holds 64 bytes of
+    each."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        ids, self._digests = bytearray(), bytearray()
+        for row in rows:
+            ids += digest_of(row["prompt_id"].encode())
+            self._digests += digest(row["token_ids"]) + digest(row["solution_token_ids"] or [])
+        self._places = Places(ids)
+        self._shards, self._others = array("i", [_NONE]) * len(self._places), dict[str, int]()
+        self._place = functools.lru_cache(maxsize=1)(lambda prompt_id: self._places.of(digest_of(prompt_id.encode())))
+
+    def digests(self, prompt_id: str) -> tuple[bytes, bytes] | None:
+        """Of its token ids and of those of its gold solution; None where it is not among the prompts."""
+        if (place := self._place(prompt_id)) is None:
+            return None
+        both = bytes(self._digests[2 * SIZE * place : 2 * SIZE * (place + 1)])
+        return both[:SIZE], both[SIZE:]
+
+    def note_shard(self, prompt_id: str, index: int) -> int:
+        """That a shard has samples of it; returns the first that was noted."""
+        if (known := self.shard_of(prompt_id)) is not None:
+            return known
+        if (place := self._place(prompt_id)) is None:
+            self._others[prompt_id] = index
+        else:
+            self._shards[place] = index
+        return index
+
+    def shard_of(self, prompt_id: str) -> int | None:
+        """The shard that has samples of it, if any."""
+        if (place := self._place(prompt_id)) is None:
+            return self._others.get(prompt_id)
+        return None if self._shards[place] == _NONE else self._shards[place]
+
+
+_NONE = -1
 
 
 class Sampled:
@@ -45,11 +87,7 @@ class Sampled:
         self._judged = scored
         self._gold_alone = pairs.get("gold_as_chosen") == "only"
         self._any_rejected = pairs.get("rejected") == "any"
-        self._shard_of: dict[str, int] = {}
-        self._prompts = {
-            row["prompt_id"]: (digest(row["token_ids"]), digest(row["solution_token_ids"] or []))
-            for row in self._rows("prompts", ["prompt_id", "token_ids", "solution_token_ids"])
-        }
+        self._prompts = _Prompts(self._rows("prompts", ["prompt_id", "token_ids", "solution_token_ids"]))
         # Pairs stand in the order of the shards.
         self._shard = functools.lru_cache(maxsize=1)(self._read_shard)
         self._scores = functools.lru_cache(maxsize=1)(self._read_scores)
@@ -90,10 +128,10 @@ class Sampled:
         if set(samples) != set(verdicts) or len(verdicts) != len(samples):
             yield f"{self._shards['verdicts'][index][0].path}: not one verdict for each sample"
         for prompt_id in sorted({str(key[0]) for key in samples}):
-            if prompt_id not in self._prompts:
+            if self._prompts.digests(prompt_id) is None:
                 yield f"{name}: samples of {prompt_id!r}, which is not among the committed prompts"
-            if self._shard_of.setdefault(prompt_id, index) != index:
-                yield f"{name}: samples of {prompt_id!r}, which has some in shard {self._shard_of[prompt_id]} already"
+            if (known := self._prompts.note_shard(prompt_id, index)) != index:
+                yield f"{name}: samples of {prompt_id!r}, which has some in shard {known} already"
 
     def _read_shard(self, index: int) -> Shard:
         verdicts = {
@@ -127,10 +165,10 @@ class Sampled:
 
     def _check_pair(self, pair: dict[str, Any]) -> Iterator[str]:
         name, prompt_id = f"{self._folder}/pairs: pair {pair['pair_id']!r}", pair["prompt_id"]
-        if prompt_id not in self._prompts:
+        if (digests := self._prompts.digests(prompt_id)) is None:
             yield f"{name}: its prompt {prompt_id!r} is not among the committed prompts"
             return
-        prompt, solution = self._prompts[prompt_id]
+        prompt, solution = digests
         if digest(pair["prompt_token_ids"]) != prompt:
             yield f"{name}: its prompt has other token ids than {prompt_id!r}"
         for side, wanted_verdict in (("chosen", "correct"), ("rejected", "wrong")):
@@ -159,8 +197,8 @@ class Sampled:
                 yield f"{name}: its {side} side has other token ids than sample {sample}"
             elif mask != expected_mask:
                 yield f"{name}: its {side} side has another mask than sample {sample}"
-        if self._judged and prompt_id in self._shard_of:
-            yield from (f"{name}: {what}" for what in self._misjudged(pair, self._scores(self._shard_of[prompt_id])))
+        if self._judged and (index := self._prompts.shard_of(prompt_id)) is not None:
+            yield from (f"{name}: {what}" for what in self._misjudged(pair, self._scores(index)))
 
     def _misjudged(self, pair: dict[str, Any], scores: dict[Key, float]) -> Iterator[str]:
         """What of a pair is not as the scores say."""
@@ -175,6 +213,7 @@ class Sampled:
 
     def _sample(self, prompt_id: str, index: int, wanted: str) -> tuple[str | None, bytes, bytes]:
         """Verdict and digests of a sample; where it was not as wanted and hints were given, of the hinted one."""
-        shard = self._shard(self._shard_of[prompt_id]) if prompt_id in self._shard_of else {}
+        shard_index = self._prompts.shard_of(prompt_id)
+        shard = {} if shard_index is None else self._shard(shard_index)
         found = shard.get((prompt_id, index), (None, b"", b""))
         return self._hinted._sample(prompt_id, index, wanted) if self._hinted and found[0] != wanted else found

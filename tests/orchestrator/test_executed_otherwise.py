@@ -77,6 +77,19 @@ def test_the_report_tells_of_weights_that_could_not_be_loaded_in_place(tmp_path:
     assert verify(tmp_path / "run").findings == []
 
 
+def test_the_report_tells_of_processes_that_gave_no_memory_back(tmp_path: Path) -> None:
+    class Replaced(StandIns):
+        def execution(self, of: str) -> dict[str, Any]:
+            words = "training rank 0 gives back the memory of its device but for 9.4 GiB: the processes are ended"
+            return super().execution(of) | ({"ended": words} if of == "train" else {})
+
+    run_job(make_project(tmp_path), Replaced(), "rounds=1")
+    report = (tmp_path / "run/report.md").read_text()
+    line = "- rounds/01/train: new processes, since training rank 0 gives back the memory of its device but for 9.4 GiB"
+    assert line in report and "## Executed otherwise" in report and "| ended |" not in report
+    assert verify(tmp_path / "run").findings == []
+
+
 @pytest.mark.parametrize(
     ("version", "kind", "stop"),
     [("recipe-2", "executing", "train"), ("recipe-2", "executing", "samples"), ("0.1.0", "sample", "train")],

@@ -9,7 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ray")
 
+from ray.util import remove_placement_group  # noqa: E402
+
 from orchestrator.config import Train  # noqa: E402
+from orchestrator.driver.placement import Placement, Share, reserved  # noqa: E402
 from tests.support.local_ray import local_ray  # noqa: E402
 from tests.support.placements import ForRanks  # noqa: E402
 from workers.training.group import TrainerGroup  # noqa: E402
@@ -31,3 +34,17 @@ def test_a_rank_with_an_accelerator_that_torch_does_not_see_trains_nothing() -> 
         pytest.raises(TrainingFailed, match=r"rank 0: NoDevice: .* accelerator 0, but torch .* sees none"),
     ):
         group.each(lambda trainer: None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device that torch sees")
+def test_so_does_one_that_takes_turns_on_an_accelerator() -> None:
+    """In Ray's books it has none: it would train on processors and nobody would know."""
+    group = reserved("both", (1, 1, 1))
+    assert group.wait(60)
+    share = Share(Placement((1, 1, 1), group, lambda _: None, None), lambda: (1, 1, 1))
+    with (
+        TrainerGroup(Train(), share) as ranks,
+        pytest.raises(TrainingFailed, match=r"rank 0: NoDevice: .* accelerator 0, but torch .* sees none"),
+    ):
+        ranks.each(lambda trainer: None)
+    remove_placement_group(group)

@@ -54,6 +54,14 @@ def _keep_one(worker: Any, model: str) -> None:
     worker.get_model().model.norm.weight.data[0] = before
 
 
+class Sleeping(VllmEngine):
+    """Sleeps, though nothing is given back on CPU: the calls are those that a device would see."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._can_sleep = True
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Served]:
     """Four models, each some updates further than the one before, and what transformers says of them."""
@@ -88,9 +96,11 @@ def cluster() -> Iterator[None]:
         yield
 
 
-def served(make: Callable[..., Any], models: list[Served]) -> tuple[list[bool], list[str], InPlace]:
+def served(
+    make: Callable[..., Any], models: list[Served], rests: bool = False
+) -> tuple[list[bool], list[str], InPlace]:
     """Whether each model was taken in place by engines of this class; the last one's weights are those of the file
-    in any case. What was said, too."""
+    in any case. What was said, too. `rests`: they rest between two models."""
     said: list[str] = []
     weights, taken = InPlace(said.append), []
     kind: EngineKind = replace(VLLM, make=make)
@@ -103,6 +113,9 @@ def served(make: Callable[..., Any], models: list[Served]) -> tuple[list[bool], 
                 weights.made(pool, model)
             [sums] = pool.logprobs(PROMPTS, COMPLETIONS)
             assert sums == pytest.approx([logprob for logprob, _ in model.probe.values()], abs=2e-3)
+            pool.may_sleep = weights.may_sleep
+            if rests:
+                pool.rest()
         assert pool.num_starts == 1, "one process, whatever it serves"
     return taken, said, weights
 
@@ -113,6 +126,12 @@ def test_one_model_after_another_in_place(models: list[Served]) -> None:
     assert taken == [False, False, True, True, False, True], "the distance of a control run stands for nothing"
     assert weights.told.startswith("in place, slope 1.00") or weights.told.startswith("in place, slope 0.99")
     assert len(said) == 1 and "loaded in place from now on (slope " in said[0]
+
+
+def test_one_model_after_another_where_engines_sleep_between_them(models: list[Served]) -> None:
+    taken, said, weights = served(Sleeping, [*models, models[0]], rests=True)
+    assert taken == [False, False, True, True, True] and weights.told == "in place, after a sleep"
+    assert len(said) == 1 and said[0].endswith("(after a sleep, and as in new engines)")
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,9 @@ from tests.support.placements import ForRanks  # noqa: E402
 from workers.files import file_facts  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.step import learning_rate  # noqa: E402
+from workers.supervision.resting import Kept  # noqa: E402
 from workers.training.checks import ReferenceMismatch  # noqa: E402
-from workers.training.group import TrainerGroup  # noqa: E402
+from workers.training.group import TrainerGroup, _Rank  # noqa: E402
 from workers.training.lost import TrainingFailed  # noqa: E402
 from workers.training.pair_data import TrainingDataError, read_pairs  # noqa: E402
 from workers.training.rank import TrainingError  # noqa: E402
@@ -688,6 +689,28 @@ def test_a_group_equals_plain_torch_and_goes_on_without_a_lost_rank(cluster: Non
 
 
 @FULL
+class Leaving(_Rank):
+    """Leaves its process group when it rests, as ranks on accelerators do."""
+
+    def rest(self) -> Kept:
+        kept = super().rest()
+        self.trainer.disconnect()
+        return kept
+
+
+@pytest.mark.parametrize("zero", [pytest.param(1, marks=FULL), 3])
+def test_ranks_that_left_their_process_group_join_another_one(cluster: None, tmp_path: Path, zero: int) -> None:
+    how = {"ranks": 2, "zero": zero}
+    place = ForRanks()
+    place.gpus = 1  # in the group's eyes
+    with TrainerGroup(Train(**(SETTINGS | how)), place, rank=Leaving) as group:
+        compare(tmp_path / "first", through(group), **how)
+        before = list(group.pids)
+        group.rest()
+        compare(tmp_path / "second", through(group), **how)
+        assert group.pids == before and not group.ended
+
+
 def test_a_rank_that_dies_in_the_middle_of_saving_leaves_the_state_before_it(cluster: None, tmp_path: Path) -> None:
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     settings = Train(**(SETTINGS | {"ranks": 2, "zero": 3, "epochs": 4, "save_every": 2}))

@@ -30,7 +30,8 @@ class StandInEngine:
     """`model` is a folder, where it notes what it does. A prompt's id says what becomes of the engine: poison kills
     it; stop, hang and break do so the first time only, each in its way; a refused request does it no harm.
 
-    A file named `keeps` in the folder has it keep as many MiB when it is closed, for good, or "hang" then. A file named
+    A file named `sleeps` has it sleep when it is asked to, or break where that says so. A file named `keeps` in the
+    folder has it keep as many MiB when it is closed, for good, or "hang" then. A file named
     `start` says how it starts: "fails", "hangs", "fails after N" starts, or "is
     killed N" or "finds too little N" times. Each token's log-probability is the model's weight, negative.
     """
@@ -39,7 +40,7 @@ class StandInEngine:
         self.folder = self.served = Path(model)
         self.context = settings.max_model_len or 2**20
         self.weight = weight_of(self.served)
-        self.closed = False
+        self.closed = self.asleep = False
         self.steps = 0
         self.note("start")
         how = (self.folder / "start").read_text() if (self.folder / "start").exists() else ""
@@ -88,9 +89,21 @@ class StandInEngine:
         return [None if one is None else Scored(one, best) for one, best in zip(said, greedy, strict=True)]
 
     def load_weights(self, model: str) -> None:
+        self.asleep, slept = False, self.asleep
         self.must_serve()
         must_differ_in_weights_alone(self.served, model)
         self.served, self.weight = Path(model), weight_of(Path(model))
+        if slept:
+            self.note("wake")
+
+    def sleep(self) -> bool:
+        if not (file := self.folder / "sleeps").exists():
+            return False
+        if file.read_text() == "breaks":
+            raise EngineBroken("the engine stopped: AssertionError('Memory usage increased after sleeping.')")
+        self.note("sleep")
+        self.asleep = True
+        return True
 
     def held(self) -> dict[str, str]:
         self.must_serve()
@@ -104,8 +117,8 @@ class StandInEngine:
             _KEPT.append(b"x" * (int(how) * 2**20))
 
     def must_serve(self) -> None:
-        if self.closed:
-            raise EngineBroken("the engine is closed")
+        if self.closed or self.asleep:
+            raise EngineBroken("the engine is closed, or asleep")
 
     def draw(self, requests: Sequence[Request], plan: SamplingPlan) -> Iterator[tuple[int, Sample]]:
         """Samples, one after the other, of which one can tell whose they are."""

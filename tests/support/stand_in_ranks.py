@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from orchestrator.records.rows import ScoringPlan, TrainingPlan
+from workers.supervision.resting import Kept
 
 MIB = 2**20
 
@@ -36,10 +37,10 @@ class Rank:
     def prepare(self) -> None:
         pass
 
-    def rest(self) -> int:
+    def rest(self) -> Kept:
         if not self.connected:
             raise RuntimeError("it holds nothing that could be given back")
-        return int(os.environ.get("KEEPS", "0")) if self.rank else 0
+        return Kept(int(os.environ.get("KEEPS", "0")) if self.rank else 0)
 
     def connect(self, rendezvous: str) -> int:
         self.connected = True

@@ -369,4 +369,4 @@ def _trained_on(files: Sequence[str]) -> dict[str, int]:
     masks = {name: name for name in PAIR_MASKS.values()}
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     pairs = [SimpleNamespace(**{to: row.get(name) for to, name in (names | masks).items()}) for row in rows]
-    return counts.trained_pairs(pairs, 0)
+    return counts.trained_pairs(lambda: pairs, 0)

@@ -24,7 +24,7 @@ from workers.generation.host import EngineHost, host_of
 from workers.generation.pool import GeneratorPool
 from workers.supervision import rested
 from workers.supervision.calls import RAY
-from workers.supervision.resting import Memory, resident
+from workers.supervision.resting import Kept, Memory, resident
 from workers.training.group import TrainerGroup
 
 MIB = 2**20
@@ -176,7 +176,7 @@ def test_what_a_process_keeps_is_measured() -> None:
 def test_an_engine_s_process_bears_its_name_and_serves_nobody_at_first(tmp_path: Path) -> None:
     host = host_of(STAND_IN.make)(STAND_IN.make, STAND_IN.prepare, Generate(), 5, False)
     assert isinstance(host, EngineHost) and type(host).__name__ == "StandInEngine"
-    assert host.progress() == 0 and host.rest() == 0
+    assert host.progress() == 0 and host.rest() == Kept()
     with pytest.raises(EngineBroken):
         host.logprobs([[1]], [[2]])
     host.serve(str(tmp_path))

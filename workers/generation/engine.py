@@ -89,6 +89,14 @@ class Engine(Protocol):
             EngineBroken: the weights could not be read or do not fit; then none are served.
         """
 
+    def sleep(self) -> bool:
+        """Give the devices back, when what was asked for is answered, and the weights up; nothing but `load_weights`
+        and `progress` may be asked for then. Returns whether it has: where not, nothing is changed.
+
+        Raises:
+            EngineBroken: it failed, or the engine was so before.
+        """
+
     def held(self) -> dict[str, str]:
         """A digest of each piece that it computes with, by name: of two engines with the same settings these are the
         same exactly where both serve the same weights, however these were loaded.

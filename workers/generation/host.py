@@ -12,7 +12,8 @@ from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.engine import Engine, EngineBroken, Scored
 from workers.generation.scoring import score_shard
 from workers.generation.shard import UNFINISHED
-from workers.supervision.resting import Memory
+from workers.supervision.named_devices import name_devices
+from workers.supervision.resting import DeviceMemory, Kept, Memory
 
 
 class EngineHost:
@@ -27,28 +28,37 @@ class EngineHost:
         seed: int,
         accelerated: bool,
     ) -> None:
+        name_devices(os.environ)
         prepare(accelerated)
         self._make = make
         self._arguments = (settings, seed, accelerated)
         self._engine: Engine | None = None
-        self._memory = Memory()
+        self._asleep = False
+        self._memory, self._devices = Memory(accelerated), DeviceMemory() if accelerated else None
 
     def serve(self, model: str) -> int:
         """Have a new engine serve this model, where none is; returns the id of this process.
 
         Raises: whatever the engine raises when it cannot serve the model.
         """
+        if self._devices:
+            self._devices.begin()
         self._engine = self._make(model, *self._arguments)
         return os.getpid()
 
-    def rest(self) -> int:
-        """Close the engine. Returns the bytes of memory that should be free after that and are not."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            self._memory.look()
-            engine.close()
-        del engine
-        return self._memory.kept(collected=True)  # by its close
+    def rest(self, may_sleep: bool = False) -> Kept:
+        """Close the engine, or let it sleep where it can. Returns what is kept; the host's memory is not an engine's to
+        give back that sleeps."""
+        engine, host = self._engine, 0
+        self._asleep = may_sleep and engine is not None and _sleeps(engine)
+        if not self._asleep:
+            self._engine = None
+            if engine is not None:
+                self._memory.look()
+                engine.close()
+            del engine
+            host = self._memory.kept(collected=True)  # by its close
+        return Kept(host, self._devices.kept() if self._devices else 0, self._asleep)
 
     def pid(self) -> int:
         return os.getpid()
@@ -74,7 +84,10 @@ class EngineHost:
         return score_shard(shard, self._serving.score)
 
     def load_weights(self, model: str) -> None:
+        if self._devices and self._asleep:
+            self._devices.begin()
         self._serving.load_weights(model)
+        self._asleep = False
 
     def held(self) -> dict[str, str]:
         return self._serving.held()
@@ -87,6 +100,13 @@ class EngineHost:
         if self._engine is None:
             raise EngineBroken("no model is served here now")
         return self._engine
+
+
+def _sleeps(engine: Engine) -> bool:
+    try:
+        return engine.sleep()
+    except EngineBroken:  # it can be closed still
+        return False
 
 
 def host_of(make: type[Engine] | Callable[..., Engine]) -> type[EngineHost]:

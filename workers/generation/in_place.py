@@ -8,8 +8,10 @@ known under both models, and these are further apart than engine and trainer are
     digests  the first time, new engines are made after it, and must hold the very same: parameters that are fused or
              tied, packed copies of them, what was made of them when they were loaded
 
-Where one of the two fails, weights are not loaded in place again, and new engines are made as always. What is evaluated
-is compared with the trainer afterwards in any case (orchestrator.rounds.evaluation.check_probe).
+An engine that sleeps has given its weights up, so that there is no slope: it takes those of the next model when it
+wakes, and the first time new engines must hold the very same. Where one of these fails, weights are not loaded in place
+again, and new engines are made as always. What is evaluated is compared with the trainer afterwards in any case
+(orchestrator.rounds.evaluation.check_probe).
 """
 
 from __future__ import annotations
@@ -52,6 +54,10 @@ class Pool(Protocol):
     num_starts: int
 
     @property
+    def asleep(self) -> bool:
+        """Whether every engine rests and can take weights in place."""
+
+    @property
     def complete(self) -> bool:
         """Whether every engine serves, as far as is known."""
 
@@ -75,7 +81,8 @@ class InPlace:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._served: Served | None = None
-        self._trusted: bool | None = None  # None until it was tried
+        self._trusted: dict[bool, bool] = {}  # by whether engines slept before; nothing until it was tried
+        self._slept = False  # those that were tried last
         self._tried: list[dict[str, str]] | None = None  # what engines held after the first change, before new ones
         self.told = ""
         """How the last model came into the engines, where it was loaded in place or could not be; else empty."""
@@ -83,15 +90,23 @@ class InPlace:
     def change(self, pool: Pool, new: Served) -> bool:
         """Have engines serve another model without making new ones. Returns whether they do; where they do not, they
         may be asked nothing before new ones are made, which `made` is to be told of."""
-        old, self._tried, self.told = self._served, None, ""
-        if pool.resting or old is None or pool.model != old.model:
+        old, self._tried, self.told, self._slept = self._served, None, "", pool.asleep
+        if self._slept:
+            if not self._woken(pool, new):
+                return False
+        elif pool.resting or old is None or pool.model != old.model:
             return False
-        if new.digest == old.digest:
+        elif new.digest == old.digest:
             pool.rename(new.model)
-        elif self._trusted is False or not pool.complete or not self._loaded(pool, old, new):
+        elif self._trusted.get(False) is False or not pool.complete or not self._loaded(pool, old, new):
             return False
         self._served = new
         return True
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether engines that rest may wait for weights: nowhere has it failed to load them in place."""
+        return False not in self._trusted.values()
 
     def made(self, pool: Pool, new: Served) -> None:
         """New engines serve this model now."""
@@ -101,7 +116,7 @@ class InPlace:
         if why := _differ(tried, pool.held()):
             self._refuse(f"what engines hold after it is not what new ones hold: {why}")
         else:
-            self._trusted = True
+            self._trusted[self._slept] = True
             self._say(f"weights   are loaded in place from now on ({self.told}, and as in new engines)")
             self.told = f"anew, the same as in place, {self.told}"
 
@@ -122,15 +137,23 @@ class InPlace:
         slopes = [_slope(change, sums, then) for sums, then in zip(after, before, strict=True)]
         if far := [slope for slope in slopes if not abs(slope - 1.0) <= SLOPE]:
             return self._refuse(f"engines follow the trainer with a slope of {far[0]:.3f} instead of 1")
-        self.told = f"slope {max(slopes, key=lambda slope: abs(slope - 1.0)):.3f}"
-        if self._trusted is None:
-            self._tried = pool.held()
+        return self._proved(pool, f"slope {max(slopes, key=lambda slope: abs(slope - 1.0)):.3f}")
+
+    def _woken(self, pool: Pool, new: Served) -> bool:
+        if why := pool.load_weights(new.model):
+            return self._refuse(why)
+        return self._proved(pool, "after a sleep")
+
+    def _proved(self, pool: Pool, how: str) -> bool:
+        """Whether engines that took weights in place need not be compared with new ones; else `made` does it."""
+        if self._slept not in self._trusted:
+            self.told, self._tried = how, pool.held()
             return False
-        self.told = f"in place, {self.told}"
+        self.told = f"in place, {how}"
         return True
 
     def _refuse(self, why: str) -> bool:
-        self._trusted, self.told = False, f"{ANEW}{why}"
+        self._trusted[self._slept], self.told = False, f"{ANEW}{why}"
         self._say(f"weights   cannot be loaded in place, and engines are made anew: {why}")
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 
@@ -23,24 +23,8 @@ from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import memory_taken, node_lost
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS
-from workers.supervision.rested import after_rest, answering
-
-
-class Placement(Protocol):
-    """Where the pool's engines may run (orchestrator.driver.cluster.Placement)."""
-
-    @property
-    def count(self) -> int: ...
-    @property
-    def gpus(self) -> int: ...
-    def actor_options(self, index: int) -> dict[str, Any]:
-        """Ray's options for the actor that is engine `index`."""
-
-    def placed(self) -> list[bool]:
-        """Of each engine, whether its place is on a living node."""
-
-    def wait(self) -> None:
-        """Return when all are; raises where that takes too long. No engine may be running."""
+from workers.supervision.places import Placement
+from workers.supervision.rested import after_rest, answering, of_devices
 
 
 class GeneratorPool:
@@ -85,6 +69,10 @@ class GeneratorPool:
         self._calls, self._look_for_kills, self._ready = calls, kills, ready
         self.resting = model is None
         """Whether the engines do not hold the devices."""
+        self.may_sleep = False
+        """Whether engines that rest may sleep, where they can: they take weights in place then."""
+        self.ended = ""
+        """Whose processes were ended after the last rest, and why; empty where all stayed."""
         self.num_starts = 0
         """How many processes were started."""
         self._looked = 0.0
@@ -104,23 +92,32 @@ class GeneratorPool:
         self._slots = []
 
     def rest(self) -> None:
-        """Give the devices back until `serve`; nothing may be asked of the engines meanwhile. Their processes stay, but
-        for those that do not give their memory back: these are ended, which is told."""
-        self.resting = True
+        """Give the devices back until `serve`, or `load_weights` where all are `asleep`; nothing may be asked of the
+        engines meanwhile. Their processes stay, but for those that do not give their memory back: these are ended,
+        which is told."""
+        self._rest(self.may_sleep)
+
+    def _rest(self, may_sleep: bool) -> None:
+        self.resting, ended = True, []
         for slot in self._slots:
             if not slot.ready:  # it has lost its place, and may find one while it rests
                 slot.kill()
         slots = [slot for slot in self._slots if slot.ready]
-        told = after_rest(self._calls, [slot.actor.rest.remote() for slot in slots])
-        for slot, kept in zip(slots, told, strict=True):
-            if kept:
+        kept = after_rest(self._calls, [slot.actor.rest.remote(may_sleep) for slot in slots])
+        for slot, one in zip(slots, kept, strict=True):
+            slot.asleep = not isinstance(one, str) and one.asleep
+            if isinstance(one, str):
                 slot.kill()
-                self._say(f"memory    engine {slot.index} {kept}: its process is ended")
+                ended.append(f"engine {slot.index} {one}: its process is ended")
+                self._say(f"memory    {ended[-1]}")
+        self.ended = "; ".join(ended)
+        if devices := of_devices(kept):
+            self._say(f"memory    engines keep {devices} while they rest")
 
     def serve(self, model: str) -> None:
         """Have the engines serve another model, or the same again after a rest; `wait_ready` waits until they do."""
         if not self.resting:
-            self.rest()  # which looks whether the old weights are gone
+            self._rest(False)  # which looks whether the old weights are gone
         self.model, self.resting = model, False
         self.start_limit = start_limit(self._settings, model)
         self._kills = self._look_for_kills()
@@ -129,13 +126,21 @@ class GeneratorPool:
             slot.serve(model, self.start_limit, self._kills, slot.new if there is None else there)
 
     @property
+    def asleep(self) -> bool:
+        """Whether every engine rests and can take weights in place."""
+        return self.resting and all(slot.asleep for slot in self._slots)
+
+    @property
     def complete(self) -> bool:
         """Whether every engine serves, as far as is known."""
         return all(slot.ready for slot in self._slots)
 
     def load_weights(self, model: str) -> str:
-        """Have the engines take the weights of another model in place. Returns why one could not: then each serves
-        what it will until `serve`. Empty where all have taken them."""
+        """Have the engines take the weights of another model in place, which wakes those that sleep. Returns why one
+        could not: then each serves what it will until `serve`. Empty where all have taken them."""
+        if self.resting:
+            self._kills = self._look_for_kills()  # what others lost meanwhile does not count
+            self._kills.wait()
         for slot, answer in zip(self._slots, self._answers("load_weights", model), strict=True):
             if isinstance(answer, Exception):
                 return f"engine {slot.index}: {slot.why(answer)}"
@@ -160,9 +165,9 @@ class GeneratorPool:
 
     def rename(self, model: str) -> None:
         """What the engines serve is what is in this folder, which an engine that replaces one of them shall load."""
-        self.model, self.start_limit = model, start_limit(self._settings, model)
+        self.model, self.resting, self.start_limit = model, False, start_limit(self._settings, model)
         for slot in self._slots:
-            slot.rename(model, self.start_limit)
+            slot.rename(model, self.start_limit, self._kills)
 
     def wait_ready(self) -> None:
         """Return when every engine has loaded the model, but for those that have no place since a node was lost.

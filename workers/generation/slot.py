@@ -53,6 +53,8 @@ class Slot:
 
     def _begin(self) -> None:
         self.actor = self._start()
+        self.asleep = False
+        """Whether it rests with an engine that can take weights again."""
         self.new = True
         """Whether the actor has never answered: its process may be on its way."""
         self.ready = False
@@ -103,16 +105,17 @@ class Slot:
         self._patience.rest()
 
     def serve(self, model: str, start_limit: float, kills: Kills, lives: bool) -> None:
-        """Have the place serve another model; the process that is there does it if it `lives`, else another one."""
+        """Have the place serve another model; the process that is there does it if it `lives`, else another one. An
+        engine that sleeps can take weights, and nothing else: it goes with its process."""
         self._model, self._start_limit, self._kills = model, start_limit, kills
-        if lives:
+        if lives and not self.asleep:
             self._load()
         else:
             self.restart()
 
-    def rename(self, model: str, start_limit: float) -> None:
+    def rename(self, model: str, start_limit: float, kills: Kills) -> None:
         """The engine serves what is in this folder, and so shall one that replaces it."""
-        self._model, self._start_limit = model, start_limit
+        self._model, self._start_limit, self._kills, self.asleep = model, start_limit, kills, False
 
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""

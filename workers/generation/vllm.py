@@ -19,6 +19,7 @@ from workers.generation.shard import Request, Sample, sample_seed, sample_shard
 from workers.generation.stepper import Stepper
 from workers.supervision.devices import devices_short_of
 from workers.supervision.failures import memory_taken
+from workers.supervision.named_devices import takes_turns
 
 if __name__ == "vllm":  # the package's own name: Python looks into this folder first, and would find this file for it
     raise ImportError(f"{__file__} is found in place of the package vllm: run it from another folder")
@@ -46,6 +47,8 @@ class VllmEngine:
         with one_path(model) as folder:
             given = settings.model_copy(update={"engine": anchored(settings.engine, folder)})
             arguments = engine_arguments(PATH, given, seed, accelerated, dtype)
+            if accelerated and takes_turns(os.environ) and _can_sleep():
+                arguments = {"enable_sleep_mode": True} | arguments
             _compile(accelerated or not arguments["enforce_eager"])
             with telling_of_memory(settings, accelerated):
                 # As `LLM.generate` has it: the numbers of sequences and of tokens in a step are made for throughput.
@@ -53,7 +56,7 @@ class VllmEngine:
             if devices(settings) > 1:  # processes of its own, which were started where that path leads somewhere
                 engine.collective_rpc(_go, args=(str(folder),))
         self._context = int(engine.model_config.max_model_len)
-        self._model = model
+        self._model, self._can_sleep, self._asleep = model, bool(arguments.get("enable_sleep_mode")), False
         self._stepper = Stepper(engine, ValueError, VLLMClientError)
 
     def pid(self) -> int:
@@ -91,11 +94,26 @@ class VllmEngine:
         must_differ_in_weights_alone(self._model, model)
 
         def load(engine: Any) -> None:
-            _forget(engine)
+            if self._asleep:
+                engine.wake_up(tags=["weights"])  # room for them, and for all but the cache of keys and values
+            else:
+                _forget(engine)
             engine.collective_rpc(_reload, args=(model,))
-            self._model = model
+            if self._asleep:
+                engine.wake_up(tags=["kv_cache"])
+            self._model, self._asleep = model, False
 
         self._stepper.do(load)
+
+    def sleep(self) -> bool:
+        def rest(engine: Any) -> None:
+            _forget(engine)
+            engine.sleep(level=2)  # which gives the weights up: others come
+            self._asleep = True
+
+        if self._can_sleep:
+            self._stepper.do(rest)
+        return self._can_sleep
 
     def held(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -109,6 +127,7 @@ class VllmEngine:
 
     def close(self) -> None:
         self._stepper.close(lambda engine: engine.engine_core.shutdown())
+        _empty_caches()
 
 
 def prepare(accelerated: bool) -> None:
@@ -124,6 +143,21 @@ def _compile(what_asks_for_it: bool) -> None:
     import torch
 
     torch.compiler.set_stance("default" if what_asks_for_it else "force_eager")
+
+
+def _can_sleep() -> bool:
+    """Whether engines can give the memory of a device back and live, on the platform that there is."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_sleep_mode_available() and current_platform.is_cumem_allocator_available())
+
+
+def _empty_caches() -> None:
+    """Give back what torch keeps of a device's memory, for whoever asks next in this process."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _asked(requests: Sequence[Request], plan: SamplingPlan) -> Iterator[tuple[Any, Any]]:

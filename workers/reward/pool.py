@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 
@@ -22,6 +22,7 @@ from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import node_lost, why
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
+from workers.supervision.places import Placement
 
 MOST_DEATHS = 3
 """Workers lost in a row, without a scored shard, before the run gives up."""
@@ -33,25 +34,6 @@ class RewardFailed(RatchetError):
 
 class RewarderHangs(Exception):
     """A worker has a shard and makes no progress."""
-
-
-class Placement(Protocol):
-    """Where the workers may run."""
-
-    @property
-    def count(self) -> int: ...
-    @property
-    def gpus(self) -> int:
-        """Whether each has a device, or a share of one: not 0."""
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        """Ray's options for the actor that is worker `index`."""
-
-    def placed(self) -> list[bool]:
-        """Of each worker, whether its place is on a living node."""
-
-    def wait(self) -> None:
-        """Return when all are; raises where that takes too long. No worker may be running."""
 
 
 class _RewarderActor(Rewarder):

@@ -9,26 +9,37 @@ import ray
 
 from orchestrator.errors import last_line
 from workers.supervision.calls import Calls
+from workers.supervision.resting import CONTEXT, Kept
 
 _REST_SECONDS = 60.0  # to close a model of any size
 _ANSWER_SECONDS = 10.0
 _GIB = 2**30
 
 
-def after_rest(calls: Calls, asked: Sequence[Any]) -> list[str]:
-    """What became of each worker that was asked to rest: nothing to tell where it gave its memory back. `asked` are the
-    calls, which return the bytes that were not given back."""
+def after_rest(calls: Calls, asked: Sequence[Any]) -> list[Kept | str]:
+    """What each worker that was asked to rest keeps; where it did not give its memory back, a word on that. `asked` are
+    the calls, which return a `Kept`."""
     answered, _ = calls.wait(list(asked), _REST_SECONDS, len(asked)) if asked else ([], [])
     late = f"does not give its memory back within {_REST_SECONDS:g} s"
-    return [_told(calls, call) if call in answered else late for call in asked]
+    return [_judged(calls, call) if call in answered else late for call in asked]
 
 
-def _told(calls: Calls, call: Any) -> str:
+def _judged(calls: Calls, call: Any) -> Kept | str:
     try:
-        kept = calls.get(call)
+        kept: Kept = calls.get(call)
     except ray.exceptions.RayError as error:
         return f"could not give its memory back ({last_line(getattr(error, 'cause', None) or error)})"
-    return f"gives back its memory but for {kept / _GIB:.1f} GiB" if kept else ""
+    if kept.device is None:
+        return "gives back no memory of its device that could be measured, since nvidia-smi does not tell"
+    if kept.device > CONTEXT:
+        return f"gives back the memory of its device but for {kept.device / _GIB:.1f} GiB"
+    return f"gives back its memory but for {kept.host / _GIB:.1f} GiB" if kept.host else kept
+
+
+def of_devices(kept: Sequence[Kept | str]) -> str:
+    """What those that rest keep of devices, for people; empty where that is nothing."""
+    most = max((one.device or 0 for one in kept if isinstance(one, Kept)), default=0)
+    return f"{most / _GIB:.1f} GiB of a device at most" if most else ""
 
 
 def answering(calls: Calls, asked: Sequence[Any]) -> list[bool | None]:

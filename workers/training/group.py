@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -24,8 +24,11 @@ from workers.secret_environment import knowing
 from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import node_lost, short_of_memory, why
 from workers.supervision.kernel import Kills
+from workers.supervision.named_devices import name_devices
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
-from workers.supervision.rested import after_rest, answering
+from workers.supervision.places import Placement
+from workers.supervision.rested import after_rest, answering, of_devices
+from workers.supervision.resting import Kept
 from workers.training import network
 from workers.training.attempts import Attempts
 from workers.training.device import require_device
@@ -42,26 +45,11 @@ START_SECONDS = 1800.0
 """How long ranks may take to start: they load libraries, and nothing of that counts as progress."""
 
 
-class Placement(Protocol):
-    """Where the ranks run."""
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        """Ray actor options of rank `index`: num_cpus, num_gpus, scheduling_strategy, runtime_env."""
-        ...
-
-    def placed(self) -> list[bool]:
-        """Of each rank, whether its place is on a living node."""
-        ...
-
-    def wait(self) -> None:
-        """Return when all are; raises where that takes too long. No rank may be running."""
-        ...
-
-
 class _Rank:
     """A Ray actor around workers.training.rank.Trainer, which is imported in the actor's process only."""
 
     def __init__(self, settings: dict[str, Any], rank: int, ranks: int) -> None:
+        self.devices = name_devices(os.environ)
         from workers.training.rank import Trainer
 
         self.trainer = Trainer(Train.model_validate(settings), rank, ranks)
@@ -83,7 +71,7 @@ class _Rank:
     def prepare(self) -> None:
         self.trainer.prepare()
 
-    def rest(self) -> int:
+    def rest(self) -> Kept:
         return self.trainer.rest()
 
     def connect(self, rendezvous: str) -> int:
@@ -92,11 +80,11 @@ class _Rank:
         self.trainer.connect(rendezvous)
         return os.getpid()
 
-    @staticmethod
-    def _require_device() -> None:
+    def _require_device(self) -> None:
         import torch
 
-        require_device(ray.get_gpu_ids(), os.environ, torch.cuda.is_available(), torch.__version__)
+        granted = ray.get_gpu_ids() or self.devices
+        require_device(granted, os.environ, torch.cuda.is_available(), torch.__version__)
 
     def reference_logprobs(self, plan: ScoringPlan) -> list[tuple[str, float, int]]:
         with at_work(os.path.dirname(plan.output)):
@@ -144,6 +132,8 @@ class TrainerGroup:
         self.settings, self._calls = settings, calls
         self._logs, self._say, self._around_start = logs, say, starting
         self._rested = self._prepared = self._connected = False
+        self.ended = ""
+        """Whose processes were ended after the last rest, and why; empty where they stayed."""
         self._halving = halving or Halving(settings)
         self._rank, self._look_for_kills = rank, kills
         self.placement = placement
@@ -176,11 +166,15 @@ class TrainerGroup:
         memory back: then all are ended, which is told."""
         if self._prepared:  # they have only libraries
             return
-        told = after_rest(self._calls, [actor.rest.remote() for actor in self._actors])
-        self._rested = True
-        if kept := [f"training rank {rank} {words}" for rank, words in enumerate(told) if words]:
+        kept = after_rest(self._calls, [actor.rest.remote() for actor in self._actors])
+        self._rested, self._prepared = True, bool(self._actors and self.placement.gpus)  # there they connect anew
+        if devices := of_devices(kept):
+            self._say(f"memory    ranks keep {devices} while they rest")
+        ended = [f"training rank {rank} {words}" for rank, words in enumerate(kept) if isinstance(words, str)]
+        self.ended = f"{ended[0]}: the processes of the ranks are ended" if ended else ""
+        if ended:
             self.close()
-            self._say(f"memory    {kept[0]}: the processes of the ranks are ended")
+            self._say(f"memory    {self.ended}")
 
     def close(self) -> None:
         """End the actors; their processes and memory are gone soon after."""
@@ -286,15 +280,15 @@ class TrainerGroup:
         return self._gather([actor.__ray_call__.remote(_on_trainer, function) for actor in self._actors])
 
     def _start(self) -> None:
-        if self._rested or self._prepared:
-            answers = answering(self._calls, [actor.beats.remote() for actor in self._actors])
-            if not all(answer or (self._prepared and answer is None) for answer in answers):
-                self.close()  # one has died while it rested, and nothing is lost by that
         rested, self._rested = self._rested, False
+        if rested or self._prepared:
+            answers = answering(self._calls, [actor.beats.remote() for actor in self._actors])
+            if not all(answer or (answer is None and not rested) for answer in answers):
+                self.close()  # one has died while it rested, and nothing is lost by that
+        if self._actors and rested:
+            self._kills = self._look_for_kills()  # what others lost meanwhile does not count
+            self._kills.wait()
         if self._actors and not self._prepared:
-            if rested:
-                self._kills = self._look_for_kills()  # what others lost meanwhile does not count
-                self._kills.wait()
             return
         if not self._prepared:
             self.placement.wait()
@@ -312,7 +306,7 @@ class TrainerGroup:
         settings, self._kills = executed.model_dump(mode="json"), self._look_for_kills()
         ranks = self.settings.num_ranks
         for rank in range(ranks):
-            options = _with_environment(self.placement.actor_options(rank))
+            options = _with_environment(self.placement.actor_options(rank), self.placement.gpus > 0)
             log = self._logs and f"{self._logs}/rank-{rank}.log"
             kind = logged(knowing(self._rank, self._secrets), log)
             before = [*([log] if log else []), *([self._secrets] if self._secrets else [])]
@@ -390,10 +384,10 @@ def _on_trainer(rank: _Rank, function: Callable[[Any], Any]) -> Any:
     return function(rank.trainer)
 
 
-def _with_environment(options: dict[str, Any]) -> dict[str, Any]:
+def _with_environment(options: dict[str, Any], accelerated: bool) -> dict[str, Any]:
     """Actor options with the variables a rank needs; what the placement sets wins."""
     environment = {"OMP_NUM_THREADS": str(max(1, int(options.get("num_cpus") or 1)))}
-    if not options.get("num_gpus"):
+    if not accelerated:
         environment["DS_ACCELERATOR"] = "cpu"
     runtime = dict(options.get("runtime_env") or {})
     runtime["env_vars"] = environment | dict(runtime.get("env_vars") or {})

@@ -177,6 +177,6 @@ def write_metrics(file: str, rows: Sequence[dict[str, float]]) -> None:
 
 def training_facts(metrics: Sequence[Mapping[str, Any]], pairs: Sequence[PairTokens], dropped: int) -> dict[str, Any]:
     """What is known of a training at its end: `metrics` has a row an update, and `dropped` pairs were too long."""
-    found = counts.metrics(metrics) | counts.trained_pairs(pairs, dropped)
+    found = counts.metrics(metrics) | counts.trained_pairs(lambda: pairs, dropped)
     seconds = sum(row["seconds"] for row in metrics)
     return found | {"seconds": seconds, "tokens_per_second": found["tokens"] / seconds}

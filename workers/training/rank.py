@@ -46,7 +46,7 @@ from workers.numerics.step import (
     mean_metrics,
     without_noise,
 )
-from workers.supervision.resting import Memory
+from workers.supervision.resting import DeviceMemory, Kept, Memory
 from workers.training import adapter, pair_data
 from workers.training.checks import ReferenceCheck
 from workers.training.policy import build_policy, build_reference
@@ -91,6 +91,8 @@ class Trainer:
         self._pairs: tuple[tuple[str, ...], list[PairTokens], int] | None = None
         self._grad_norm = math.nan
         self._pace = Pace(settings.save_minutes)
+        self._memory: Memory | None = None
+        self._devices = DeviceMemory()
         self.beats = 0
         """Counts up with every piece of work, by which whoever waits tells a slow rank from a hung one."""
 
@@ -109,8 +111,10 @@ class Trainer:
 
     def connect(self, rendezvous: str) -> None:
         """Join the process group: nccl on accelerators, gloo on CPU. `rendezvous` is tcp://HOST:PORT of rank 0, or
-        file://PATH of a file that is not there yet."""
+        file://PATH of a file that is not there yet. On accelerators to be called again after each rest."""
         self.prepare()
+        if self.use_cuda:
+            self._devices.begin()
         # An actor sees one accelerator only, its own.
         os.environ |= {"LOCAL_RANK": "0", "RANK": str(self.rank), "WORLD_SIZE": str(self.ranks)}
         import deepspeed
@@ -127,13 +131,27 @@ class Trainer:
             rank=self.rank,
             world_size=self.ranks,
         )
-        self._memory = Memory()
+        self._memory = self._memory or Memory(self.use_cuda)
 
-    def rest(self) -> int:
-        """Drop the models and what was read. Returns the bytes of memory that should be free after that and are not."""
+    def rest(self) -> Kept:
+        """Drop the models and what was read, on accelerators what ranks talk over, too. Returns what is kept."""
+        assert self._memory is not None  # `connect` came before
         self._memory.look()
         self._policy = self._pairs = None
-        return self._memory.kept()
+        if not self.use_cuda:
+            return Kept(self._memory.kept())
+        gc.collect()  # an engine of DeepSpeed is in circles of references, and refers to the group
+        self.disconnect()
+        torch.cuda.empty_cache()
+        torch.accelerator.empty_host_cache()  # pinned memory, of an optimizer that is offloaded
+        return Kept(self._memory.kept(collected=True), self._devices.kept())
+
+    def disconnect(self) -> None:
+        """Leave the process group, whose buffers lie on the devices; with no model here any more, and all ranks at
+        once. `connect` joins another one."""
+        import deepspeed.comm
+
+        deepspeed.comm.destroy_process_group()
 
     def _engine(self, folder: str, adapted: AdapterPlan | None) -> Any:
         """The DeepSpeed engine around the policy that starts from `folder`; kept for the next call."""

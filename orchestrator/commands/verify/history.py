@@ -30,8 +30,9 @@ def out_of_turn(record: Record, state: State) -> Iterator[str]:
         yield f"is a {record.kind}, and no config record stands before it"
     if state.end is not None and record.kind not in ("claim", "end"):
         yield f"is a {record.kind}, and its driver has ended before"
-    known = {artifact.path for artifact in state.artifacts()} | state.discarded
-    for path in removals.undue(record, state):
+    undue = removals.undue(record, state)
+    known = {artifact.path for artifact in state.artifacts()} | state.discarded if undue else set[str]()
+    for path in undue:
         why = "which no driver removes there" if path in known or record.kind == "commit" else "which is not committed"
         yield f"discards {path}, {why}"
     for path in removals.out_of_place(record):

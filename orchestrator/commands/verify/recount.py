@@ -213,7 +213,7 @@ class Recount(Counting):
     def training(self, step: str, folder: str, retrain: str | None) -> Facts:
         metrics = read_table(self.files.one(f"{step}/metrics.parquet")).to_pylist()
         files = self._trained_on(folder, held_out=bool(retrain))
-        found = counts.trained_pairs(self.pairs(files), 0)
+        found = counts.trained_pairs(lambda: self.pairs(files), 0)
         return counts.metrics(metrics) | found | {"dropped_pairs": sum(map(rows_in, files)) - found["pairs"]}
 
     def _trained_on(self, folder: str, held_out: bool) -> list[Path]:

@@ -19,7 +19,7 @@ from orchestrator.ledger import waves
 from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.golds import shown
-from orchestrator.records.parquet import ROWS_A_GROUP, read_table
+from orchestrator.records.parquet import ROWS_A_GROUP, read_table, streamed
 from orchestrator.reports.rounds import round_and_phase
 from orchestrator.reports.status import open_run
 from orchestrator.reports.tables import committed_files, round_step, those_there
@@ -213,7 +213,7 @@ class RunReader:
     def _batches(self, file: Path, names: Sequence[str]) -> Iterator[pa.Table]:
         """The same, some rows at a time."""
         require_columns(file, self.root)
-        with _readable(file), pq.ParquetFile(file) as parquet:
+        with _readable(file), streamed(file) as parquet:
             there = set(parquet.schema_arrow.names)
             for batch in parquet.iter_batches(ROWS_A_GROUP, columns=[name for name in names if name in there]):
                 yield _with_nulls(pa.Table.from_batches([batch]), names)

@@ -19,7 +19,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.golds import best
 from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, mask_columns, masked
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import TableWriter, read_table, streamed
 from orchestrator.records.rows import DECODED, PROMPTS, Problem, step_pairs_schema
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.sources.steps.answers import Answer
@@ -135,7 +135,7 @@ def _write_decoded(
     undecoded = folder / "undecoded.parquet"
     schemas = (pq.read_schema(shard.samples) for sampled in passes for shard in sampled.shards)
     schema = masked(_UNDECODED) if any(map(mask_columns, schemas)) else _UNDECODED
-    with pq.ParquetWriter(undecoded, schema, compression="zstd") as writer:
+    with TableWriter(undecoded, schema) as writer:
         for sampled in passes:
             prompts = prompt_ids(sampled.prompts)
             for shard in sampled.shards:
@@ -150,7 +150,7 @@ def _write_decoded(
                     for row in rows
                     if keep(row)
                 ]
-                writer.write_table(pa.Table.from_pylist(kept, schema))
+                writer.write(pa.Table.from_pylist(kept, schema))
     decode(undecoded, folder / "00000.parquet")
     remove(folder, undecoded)
 
@@ -210,7 +210,7 @@ def read_continuations(file: Path) -> dict[str, list[Continuation]]:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(file) as parquet:
+    with streamed(file) as parquet:
         for batch in parquet.iter_batches(batch_size=256):
             yield from batch.to_pylist()
 

@@ -62,7 +62,7 @@ DATA = {
     *(f"reward.{key}" for key in ("verdict_weight", "normalisation", "workers", "per_gpu", "cpus", "device")),
     "reward.stall_timeout",
     *("cluster.cpus_per_engine", "cluster.cpus_per_rank", "cluster.accelerators", "cluster.timeout"),
-    "cluster.idle_release",
+    *("cluster.idle_release", "cluster.warm"),
     *(f"evaluate.{key}" for key in ("max_tokens", "samples", "temperature", "probe_tolerance")),
     *(f"evaluate.harness.{key}" for key in ("tasks", "limit", "num_fewshot", "chat")),
     "cluster.placement",

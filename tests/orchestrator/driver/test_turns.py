@@ -46,6 +46,7 @@ class Stage:
         self.accelerated = gpus > 0
         self.waiting = False
         self.notes: list[str] = []
+        self.say = self.notes.append
 
     def others_wait(self) -> bool:
         return self.waiting
@@ -81,11 +82,13 @@ class Play:
         ranks: tuple[int, int, int],
         early: bool = False,
         split: bool = False,
+        warm: bool | None = None,
     ) -> None:
         self.stage = stage
         over = lambda mark: stage.notes.append(f"{mark} is over")  # noqa: E731
         hire = {ENGINES: lambda place: self.hire("engines", place), RANKS: lambda place: self.hire("ranks", place)}
-        self.turns = Turns(lambda: stage, {ENGINES: lambda: engines, RANKS: lambda: ranks}, hire, over, early, split)  # type: ignore[arg-type,return-value]
+        needs = {ENGINES: lambda: engines, RANKS: lambda: ranks}
+        self.turns = Turns(lambda: stage, needs, hire, over, early, split, warm)  # type: ignore[arg-type,return-value]
         self.places: list[Any] = []
 
     @contextlib.contextmanager
@@ -142,9 +145,9 @@ def test_both_start_with_the_first_turn_where_one_reservation_holds_them() -> No
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_roles_with_devices_of_their_own_never_rest(gpus: int) -> None:
     play = Play(Stage(1, 4, gpus=3 * gpus), engines=(1, 2, 2 * gpus), ranks=(2, 1, gpus), split=True)
-    assert not play.turns.keeps(ENGINES)
+    assert play.turns.there(ENGINES) is None
     assert play(RANKS) == ["reserve 1 x 2 and 2 x 1", "engines start", "ranks start"]
-    assert play(ENGINES) == play(RANKS) == [] and play.turns.keeps(ENGINES) and play.turns.keeps(RANKS)
+    assert play(ENGINES) == play(RANKS) == [] and play.turns.there(ENGINES) and play.turns.there(RANKS)
     engines, ranks = play.places
     assert [engines.count, ranks.count] == [1, 2] and [engines.gpus, ranks.gpus] == [2 * gpus, gpus]
     assert [ranks.actor_options(index)["scheduling_strategy"] for index in (0, 1)] == [1, 2]
@@ -155,7 +158,7 @@ def test_roles_with_devices_of_their_own_never_rest(gpus: int) -> None:
     assert play(ENGINES) == [*again, "engines start", "ranks start"], "another job has had its turn"
     play.stage.waiting = False
     play.turns.release()
-    assert not play.turns.keeps(RANKS)
+    assert play.turns.there(RANKS) is None
 
 
 def test_devices_that_nobody_needs_for_long_are_given_back() -> None:
@@ -194,6 +197,54 @@ def test_on_accelerators_a_turn_ends_with_its_processes() -> None:
     assert [type(place) for place in play.places] == [Reserved, Reserved], "with cores and accelerators in Ray's books"
 
 
+def devices(place: Any) -> list[str]:
+    """Of each worker of a place its bundle, the first of its devices there, how many, and of how many."""
+    options = [place.actor_options(index) for index in range(place.count)]
+    assert all(one["num_cpus"] == one["num_gpus"] == 0 for one in options)
+    return [one["runtime_env"]["env_vars"]["RATCHET_DEVICES"] for one in options]
+
+
+@pytest.mark.parametrize(
+    ("engines", "ranks", "reserved", "named"),
+    [
+        ((1, 4, 2), (2, 1, 1), (1, 4, 2), (["0 0 2 2"], ["0 0 1 2", "0 1 1 2"])),
+        ((2, 1, 1), (2, 1, 1), (2, 1, 1), (["0 0 1 1", "1 0 1 1"], ["0 0 1 1", "1 0 1 1"])),
+        ((1, 1, 1), (3, 2, 1), (3, 2, 1), (["0 0 1 1"], ["0 0 1 1", "1 0 1 1", "2 0 1 1"])),
+        ((2, 1, 2), (3, 1, 1), (2, 2, 2), (["0 0 2 2", "1 0 2 2"], ["0 0 1 2", "0 1 1 2", "1 0 1 2"])),
+    ],
+)
+def test_on_accelerators_both_live_in_one_reservation_where_the_job_says_so(
+    engines: tuple[int, int, int],
+    ranks: tuple[int, int, int],
+    reserved: tuple[int, int, int],
+    named: tuple[list[str], list[str]],
+) -> None:
+    play = Play(Stage(1, 8, gpus=4), engines, ranks, early=True, warm=True)
+    assert play(ENGINES) == [f"reserve {reserved[0]} x {reserved[1]}", "engines start", "ranks start"]
+    assert (devices(play.places[0]), devices(play.places[1])) == named
+    assert play.places[0].gpus == engines[2] and play.turns._placement.gpus == reserved[2]  # type: ignore[union-attr]
+    assert play(RANKS) == ["engines rest"] and play(ENGINES) == ["ranks rest"]
+    assert play.turns.there(RANKS).name == "ranks"
+    play.stage.waiting = True
+    assert play(RANKS)[:4] == ["ranks end", "engines end", "given back", "mark is over"], "another job waits"
+
+
+def test_on_accelerators_that_no_reservation_serves_for_both_each_turn_has_its_own() -> None:
+    """Two nodes of three, and engines that are spread over two: there is room for two of them, or for six ranks."""
+    play = Play(Stage(2, 8, gpus=3), engines=(2, 2, 2), ranks=(6, 1, 1), early=True, warm=True)
+    [told, *notes] = play(ENGINES)
+    assert told.startswith("turns     no reservation has room for engines and ranks alike")
+    assert notes == ["reserve 2 x 2", "engines start"] and devices(play.places[0]) == ["0 0 2 2", "1 0 2 2"]
+    assert play(RANKS) == ["engines end", "given back", "mark is over", "reserve 6 x 1", "ranks start"], "told once"
+
+
+def test_processes_end_with_their_turn_everywhere_where_the_job_says_so() -> None:
+    play = Play(Stage(1, 2), engines=(1, 2, 0), ranks=(2, 1, 0), early=True, warm=False)
+    assert play(ENGINES) == ["reserve 1 x 2", "engines start"]
+    assert play(RANKS) == ["engines end", "given back", "mark is over", "reserve 2 x 1", "ranks start"]
+    assert [type(place) for place in play.places] == [Reserved, Reserved], "with cores in Ray's books"
+
+
 def test_what_does_not_fit_into_one_reservation_takes_one_each_turn() -> None:
     play = Play(Stage(2, 5), engines=(2, 3, 0), ranks=(4, 2, 0))
     assert shared(play.stage.nodes(), (2, 3, 0), (4, 2, 0)) == (2, 4, 0)
@@ -209,15 +260,20 @@ def test_what_does_not_fit_into_one_reservation_takes_one_each_turn() -> None:
     assert play(RANKS) == ["engines end", "given back", "mark is over", "reserve 1 x 3", "ranks start"]
 
 
+@pytest.mark.parametrize("gpus", [0, 4])
 @pytest.mark.parametrize("one", [(1, 2, 0), (3, 1, 0), (2, 3, 0), (5, 2, 0)])
 @pytest.mark.parametrize("other", [(1, 4, 0), (4, 1, 0), (2, 2, 0), (7, 1, 0)])
-def test_a_shared_reservation_holds_both_and_fits(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
+def test_a_shared_reservation_holds_both_and_fits(
+    one: tuple[int, int, int], other: tuple[int, int, int], gpus: int
+) -> None:
+    if gpus:
+        one, other = (*one[:2], 1), (*other[:2], 2)
     for cpus in range(1, 9):
-        nodes = [Node(str(n), str(n), cpus + n % 2, 0) for n in range(4)]
+        nodes = [Node(str(n), str(n), cpus + n % 2, 2 * gpus) for n in range(4)]
         if (bundles := shared(nodes, one, other)) is not None:
             assert room(nodes, *bundles[1:]) >= bundles[0]
             assert holds(bundles, one) and holds(bundles, other)
-        else:
+        elif not gpus:
             assert not all(room(nodes, *need[1:]) >= need[0] for need in (one, other)) or cpus < one[1] + other[1]
 
 
@@ -245,7 +301,7 @@ def test_reward_workers_have_a_turn_alone(split: bool) -> None:
     assert play.turns.alone((2, 4, 1), lambda place: play.hire("others", place)) is pool
     ended = ["ranks end", "engines end"] if split else ["engines end"]
     assert play.stage.notes[before:] == [*ended, "given back", "mark is over", "reserve 2 x 4", "rewarders start"]
-    assert play.turns.keeps(ENGINES) is False
+    assert play.turns.there(ENGINES) is None
     held = "reserve 1 x 4 and 1 x 4" if split else "reserve 1 x 4"
     started = ["engines start", "ranks start"] if split else ["engines start"]
     assert play(ENGINES) == ["rewarders end", "given back", "mark is over", held, *started]

@@ -309,9 +309,9 @@ class Held(Machine):
         super().__init__(cpus=4, gpus=0)
 
     @contextlib.contextmanager
-    def reserve(self, *_: Any) -> Iterator[Any]:
+    def reserve(self, what: str, count: int, cpus: int, gpus: int, *_: Any) -> Iterator[Any]:
         placement: Any = ForRanks(1)
-        placement.mark, placement.cpus = "the-mark", 4
+        placement.mark, placement.cpus, placement.gpus = "the-mark", 4, gpus
         yield placement
         self.asked.append(("given back", ()))
 
@@ -346,6 +346,8 @@ class Pool:
     """Engines that note what becomes of them."""
 
     resting = complete = True
+    asleep = may_sleep = False
+    ended = ""
     num_starts = 1
 
     def __init__(self, notes: list[str]) -> None:
@@ -357,6 +359,9 @@ class Pool:
 
     def __exit__(self, *_: object) -> None:
         self.notes.append("end")
+
+    def rest(self) -> None:
+        self.resting = True
 
     def serve(self, model: str) -> None:
         self.model, self.resting = model, False
@@ -383,6 +388,8 @@ class Pool:
 class Group:
     """Ranks that note what becomes of them."""
 
+    ended = ""
+
     def __init__(self, notes: list[str]) -> None:
         self.notes = notes
 
@@ -394,6 +401,9 @@ class Group:
 
     def prepare(self) -> None:
         self.notes.append("ranks prepare")
+
+    def rest(self) -> None:
+        pass
 
 
 class Serving(On):
@@ -454,6 +464,19 @@ def test_models_of_a_training_are_loaded_in_place(tmp_path: Path, gpus: int) -> 
     executed = workers.execution("generate")
     assert executed["weights"] == "in place, slope 1.000"
     assert TypeAdapter(Facts).validate_python({"executed": executed})
+    workers.trainers()
+    workers.engines(str(tmp_path / "c"))
+    assert "weights" not in workers.execution("generate"), "after a rest they are read anew"
+
+
+def test_on_accelerators_the_same_processes_serve_where_the_job_says_so(tmp_path: Path) -> None:
+    workers = Serving(load_job(make_project(tmp_path), ["cluster.warm=true"]).job, gpus=1)
+    for name, weight in (("a", 1.0), ("b", 2.0), ("c", 4.0)):
+        pool = workers.engines(*made(tmp_path / name, weight))
+    assert workers.notes == ["start", "ranks prepare", "serve a", "wait", "load b", "serve b", "wait", "load c"]
+    assert pool.may_sleep
+    pool.ended = "engine 0 gives back the memory of its device but for 9.0 GiB: its process is ended"
+    assert workers.execution("generate")["ended"] == pool.ended and "ended" not in workers.execution("train")
 
 
 @pytest.mark.parametrize("early", [True, False])

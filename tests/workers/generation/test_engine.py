@@ -30,6 +30,7 @@ from workers.files import write_table
 from workers.generation.engine import Engine, EngineBroken, OtherModel, RequestRefused, must_differ_in_weights_alone
 from workers.generation.one_path import PATH
 from workers.generation.vllm import VLLM, VllmEngine
+from workers.supervision.resting import Kept
 
 DEMO = Path(__file__).parents[3] / "jobs/demo"
 CONTEXT, MAX_TOKENS = 64, 12
@@ -296,7 +297,8 @@ def _no_weights(folder: Path) -> None:
 @pytest.mark.parametrize("engine", [VllmEngine, StandInEngine])
 def test_an_engine_has_the_protocol_s_methods(engine: type) -> None:
     methods = {name: method for name, method in vars(Engine).items() if inspect.isfunction(method) and name[0] != "_"}
-    assert methods.keys() == {"pid", "progress", "generate", "logprobs", "score", "load_weights", "held", "close"}
+    serving = {"pid", "progress", "generate", "logprobs", "score"}
+    assert methods.keys() == serving | {"load_weights", "sleep", "held", "close"}
     for name, method in methods.items():
         both = (method, getattr(engine, name))
         theirs, ours = ([(p.name, p.default) for p in inspect.signature(of).parameters.values()] for of in both)
@@ -340,14 +342,15 @@ def test_a_process_that_served_one_model_serves_the_next_as_a_fresh_one_would(ca
     stale: Any = SimpleNamespace(logprobs=lambda *asked: [host.logprobs(*asked)])
     with pytest.raises(ProbeFailed):
         check_probe(stale, probe, EXACT)
-    assert host.rest() == 0 and host.serve(str(case.other)) == process
+    assert host.rest() == Kept() and host.serve(str(case.other)) == process
     assert near(scored(case), expected(case, case.other)) and check_probe(stale, probe, EXACT)
     others, held = sampled(host, tmp_path / "other"), host.held()
     assert any(name.endswith(".cpu_linear") for name in held), "what CPUs compute with is packed away"
     host.load_weights(str(case.served))  # as each test of this file leaves it
     host.load_weights(str(case.other))
     assert sampled(host, tmp_path / "in-place") == others != tokens and host.held() == held
-    assert host.rest() == 0 and host.serve(str(case.served)) == process
+    assert host.rest(True) == Kept(), "on CPU an engine does not sleep"
+    assert host.serve(str(case.served)) == process
     assert near(scored(case), scores, nats=1e-4) and sampled(host, tmp_path / "after") == tokens
 
 

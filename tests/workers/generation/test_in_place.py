@@ -33,14 +33,14 @@ class Engines:
 
     def __init__(self) -> None:
         self.model: str | None = None
-        self.resting, self.complete = True, True
+        self.resting, self.complete, self.asleep = True, True, False
         self.num_starts = 0
         self.weights = [0.0, 0.0]
         self.packed = [0.0, 0.0]
         self.loads = 0
 
     def serve(self, new: Served) -> None:
-        self.model, self.resting = new.model, False
+        self.model, self.resting, self.asleep = new.model, False, False
         self.weights = self.packed = [float(new.model[1:])] * 2
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
@@ -50,7 +50,7 @@ class Engines:
 
     def load_weights(self, model: str) -> str:
         self.loads += 1
-        self.model = model
+        self.model, self.resting, self.asleep = model, False, False
         self.weights = self.packed = [float(model[1:])] * 2
         return ""
 
@@ -59,6 +59,26 @@ class Engines:
 
     def rename(self, model: str) -> None:
         self.model = model
+
+
+class Sleeping(Engines):
+    """Engines that can sleep; when they wake, one of them may fail, or keep a packed copy of what it held."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def rest(self) -> None:
+        self.resting, self.asleep, self.weights = True, True, [math.nan] * 2
+
+    def load_weights(self, model: str) -> str:
+        if self.how == "fails":
+            return "engine 0: CUDA error: out of memory"
+        packed = self.packed
+        super().load_weights(model)
+        if self.how == "keeps":
+            self.packed = packed
+        return ""
 
 
 class Stale(Engines):
@@ -191,6 +211,35 @@ def test_only_engines_that_serve_the_model_before_can_take_the_next() -> None:
     _, _, weights = changed(engines, served(1.0))
     engines.complete = False
     assert weights.change(engines, served(1.0)), "one that is on its way will serve the same"
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("wakes", "weights   are loaded in place from now on (after a sleep, and as in new engines)"),
+        ("keeps", "weights   cannot be loaded in place, and engines are made anew: what engines hold after it"),
+        (
+            "fails",
+            "weights   cannot be loaded in place, and engines are made anew: engine 0: CUDA error: out of memory",
+        ),
+    ],
+)
+def test_engines_that_sleep_take_weights_where_new_ones_once_held_the_same(how: str, told: str) -> None:
+    """Without a slope, since they have given the old ones up: nothing need be known of the change."""
+    said, taken = list[str](), list[bool]()
+    engines, weights = Sleeping(how), InPlace(said.append)
+    for weight in (1.0, 1.5, 1.8):
+        model = served(weight, probe={})
+        taken.append(weights.change(engines, model))
+        if not taken[-1]:
+            engines.serve(model)
+            weights.made(engines, model)
+        assert engines.weights == [weight] * 2 and not engines.resting
+        if weights.may_sleep:
+            engines.rest()
+    assert taken == [False, False, how == "wakes"] and weights.may_sleep == (how == "wakes")
+    assert len(said) == 1 and said[0].startswith(told)
+    assert weights.told == ("in place, after a sleep" if how == "wakes" else "")
 
 
 def test_a_probe_is_read(tmp_path: Path) -> None:

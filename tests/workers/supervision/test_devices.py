@@ -11,10 +11,11 @@ import pytest
 from orchestrator.config import Generate
 from workers.generation.engine import NoDeviceMemory
 from workers.generation.vllm import telling_of_memory
-from workers.supervision.devices import devices_short_of
+from workers.supervision.devices import devices_short_of, taken
 
 SAYS = """#!/bin/sh
 case "$1" in
+--query-gpu=index,uuid,memory.used) printf '0, GPU-aa, 559\\n1, GPU-bb, [N/A]\\n2, GPU-cc, 70000\\nNo more.\\n';;
 --query-gpu=*)
     printf '0, GPU-aa, 81559, 81000\\n1, GPU-bb, 81559, 1000\\n'
     printf '2, GPU-cc, 81559, 70000\\n3, GPU-dd, [N/A], 5\\n';;
@@ -40,6 +41,13 @@ def test_devices_that_are_short_of_memory_are_named_with_who_holds_it() -> None:
     assert two.startswith("device 2 has 70000 of 81559 MiB free") and two.endswith("does not tell who holds the rest")
     assert devices_short_of(0.8, {"CUDA_VISIBLE_DEVICES": "0,2"}) == [], "those of this process alone, by this share"
     assert devices_short_of(0.92, {"CUDA_VISIBLE_DEVICES": "0, GPU-cc"}) == [two]
+
+
+@pytest.mark.usefixtures("driver")
+def test_what_is_taken_is_told_where_it_is_of_all_devices() -> None:
+    assert taken({"CUDA_VISIBLE_DEVICES": "0,GPU-cc"}) == {"0": 559 * 2**20, "2": 70000 * 2**20}
+    assert taken({"CUDA_VISIBLE_DEVICES": "0,1"}) is None and taken({}) is None
+    assert taken({"CUDA_VISIBLE_DEVICES": "0,MIG-ff"}) is None, "of the second it tells nothing"
 
 
 @pytest.mark.usefixtures("driver")
