@@ -151,10 +151,11 @@ def overview(reader: RunReader) -> Document:
         decision: Mapping[str, Any] = each.promotion or {}
         won, lost = decision.get("won"), decision.get("lost")
         told.append({"round": each.number, **counts, "pairs": each.known("pairs", "pairs"), "won": won, "lost": lost})
-    there = {"verdict wrong": reader.rounds("verdicts"), "flipped": reader.rounds("evaluation")}
-    there["checkpoint"] = reader.checkpoints()
-    last = {question: numbers[-1] for question, numbers in there.items() if numbers and numbers[-1]}
-    if not last and there["flipped"]:
+    evaluated = [each.number for each in rounds(reader.state) if each.facts.get("evaluation", {}).get("gate")]
+    there = {"verdict wrong": reader.rounds("verdicts"), "flipped": evaluated, "checkpoint": reader.checkpoints()}
+    last = {question: numbers[-1] for question, numbers in there.items() if numbers}
+    baseline = reader.state.commits.get("baseline/evaluation")
+    if not last and baseline and baseline.facts.get("test"):
         last = {"split test": 0}  # the base model's answers are all there is
     return {"rounds": told, "problems": _some_problems(reader), "pair": _some_pair(reader), "last": last}
 

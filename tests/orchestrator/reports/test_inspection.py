@@ -24,6 +24,7 @@ from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import Wanted, reference_before, samples
 from orchestrator.rounds.evaluation import solved
 from tests.orchestrator.test_cli import ratchet
+from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, right
 from tests.support.stand_ins import StandIns, make_project, run_job
 
 
@@ -190,6 +191,16 @@ def test_the_overview_of_a_run_that_stopped_in_a_round_asks_no_more_than_there_i
     questions = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("  ratchet")]
     assert len(questions) == (5 if part else 1)
     for question in [*questions, *([["inspect", str(run), "--checkpoint"]] if part else [])]:
+        assert ratchet(*question) == 0, capsys.readouterr().err
+
+
+def test_without_gate_problems_no_flips_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = make_stages(tmp_path, {"pairs": right("a", 4)}, data={}, promotion={"rule": "always"})
+    run_job(job, PreferenceStandIns())
+    assert ratchet("inspect", tmp_path / "run") == 0
+    questions = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("  ratchet")]
+    assert questions
+    for question in questions:
         assert ratchet(*question) == 0, capsys.readouterr().err
 
 
