@@ -21,6 +21,7 @@ from pathlib import Path
 from orchestrator.archive.contents import Item, committed, record_name
 from orchestrator.archive.marker import Marker, digest
 from orchestrator.archive.store import Store
+from orchestrator.config.addresses import without_password
 from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.files import durable
 from orchestrator.files.disk import one_message
@@ -30,6 +31,7 @@ from orchestrator.files.lack import require_reachable
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.record_files import MAX_RECORD, parsed
+from orchestrator.reports.archived import Cursor, write_cursor
 
 _BLOCK = 16 << 20
 _MOST_NAMED = 10
@@ -166,6 +168,8 @@ class Receiver:
             require_below(self.run, item.path)
             if self._fetched(item, moved):
                 left_out.append(item.name)
+        # All of it is there: `status` says so, and a resume sends no more than what comes.
+        write_cursor(self.run, Cursor(without_password(self._store.address), self._marker.records))
         self._place()
         items = [item for item in (*self._items, *self._beside()) if item.name not in left_out]
         return Received(state, len(items), sum(item.size for item in items), tuple(left_out))

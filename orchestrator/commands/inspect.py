@@ -87,7 +87,8 @@ def _found(reader: RunReader, asked: Asked, pages: Pages, run: str) -> tuple[vie
         split = "gate" if asked.split in (None, "train") else asked.split
         return (found := views.flips(reader, number, split, asked.limit)), pages.flips(found)
     if asked.checkpoint:
-        return (found := checkpoints.checkpoint(reader, _last(reader, asked, "train"))), pages.checkpoint(found)
+        number = (reader.checkpoints() or [_last(reader, asked, "train")])[-1] if asked.round is None else asked.round
+        return (found := checkpoints.checkpoint(reader, number)), pages.checkpoint(found)
     if asked.nothing:
         return (found := views.overview(reader)), pages.overview(found, run)
     split = asked.split or ("gate" if asked.round == 0 else "train")

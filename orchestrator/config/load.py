@@ -93,6 +93,11 @@ def parse_job(
         raise BadInput(f"{path}: a job file is a mapping of keys to values, such as `name: irpo`")
     if "arms" in document:
         raise BadInput(f"{path}: this is a comparison, with `arms`, and no job: `ratchet compare {path}`")
+    if document and all(isinstance(row, dict) and "settings" in row for row in document.values()):
+        name = next(iter(document))
+        raise BadInput(
+            f"{path}: these are rows of methods, and no job: a job file names one, `method: {path.name}#{name}`"
+        )
     origins = {key: Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
     own = _own_method(document, path, overrides, origins)
     return job_of(document, path, overrides, keeps, origins, own)

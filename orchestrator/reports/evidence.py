@@ -74,7 +74,10 @@ class Evidence:
 
     @property
     def kinds(self) -> dict[str, int]:
-        """How many prompts have verdicts of which kind (counts.by_prompt); empty where that is not known."""
+        """How many prompts have verdicts of which kind (counts.by_prompt); empty where that is not known, as of several
+        waves of samples: each counts its prompts by its own samples, and a prompt may be in all of them."""
+        if len(self.round.waves("verdicts")) > 1:
+            return {}
         names = [name for name in BY_PROMPT if self.golds or name != "prompts_gold"]
         known = {name: self.round.known("verdicts", name) for name in names}
         kinds = {name: number for name, number in known.items() if number is not None}
@@ -84,13 +87,24 @@ class Evidence:
     def sample_tokens(self) -> float | None:
         """Mean length of a sample, in tokens; None where no samples are told of."""
         facts = self.round.facts.get("samples", {})
-        return facts["tokens"] / facts["samples"] if facts.get("samples") and "tokens" in facts else None
+        samples, tokens = (self.round.count("samples", key) for key in ("samples", "tokens"))
+        return tokens / samples if facts.get("samples") and "tokens" in facts else None
 
     @property
     def num_prompts(self) -> int:
         """Prompts that pairs were looked for in."""
         kinds = ("mixed", "all_correct", "all_wrong", "tied", "ungradable")
         return sum(self.round.count("pairs", f"prompts_{kind}") for kind in kinds)
+
+    @property
+    def num_paired(self) -> int | None:
+        """Those of them that give pairs. Earlier versions told of mixed ones alone, which give pairs of whole samples;
+        pairs of reasoning steps are of any prompt with a wrong sample, and of how many is not told: None."""
+        pairs = self.round.facts.get("pairs", {})
+        if "prompts_paired" not in pairs and "errors" in pairs:
+            return None
+        told = "prompts_paired" if "prompts_paired" in pairs else "prompts_mixed"
+        return min(self.round.count("pairs", told), self.num_prompts)
 
     @property
     def samples_a_prompt(self) -> float | None:

@@ -43,7 +43,6 @@ def health(evidence: Evidence) -> dict[str, float]:
 
 
 def _figures(evidence: Evidence) -> Iterator[tuple[str, float]]:
-    pairs = evidence.round.facts.get("pairs", {})
     known = {
         "pass_1": evidence.pass_one,
         "pass_n": evidence.pass_any,
@@ -54,8 +53,8 @@ def _figures(evidence: Evidence) -> Iterator[tuple[str, float]]:
         "kl_token": evidence.round.facts.get("drift", {}).get("kl_token"),
         "answer_tokens": (evidence.figures("test") or {}).get("mean_tokens"),
     }
-    if evidence.num_prompts:
-        known["prompts_paired"] = pairs.get("prompts_paired", pairs.get("prompts_mixed", 0)) / evidence.num_prompts
+    if evidence.num_prompts and evidence.num_paired is not None:
+        known["prompts_paired"] = evidence.num_paired / evidence.num_prompts
     yield from ((name, float(value)) for name, value in known.items() if value is not None)
     if told := repeated(evidence):
         ends_of = {

@@ -90,7 +90,7 @@ def evidence(run_dir: Path, state: State, round_: RoundStatus) -> Evidence:
         found = Evidence(
             round_,
             training_metrics(run_dir, state, round_.number),
-            diversity(run_dir, state, round_.number) if _untold(round_.facts.get("verdicts")) else None,
+            diversity(run_dir, state, round_.number) if _untold(round_) else None,
             state.configs[-1]["job"]["loss"].get("form", "sigmoid") if state.configs else "sigmoid",
             not (state.configs and lacks_golds(state.configs[-1]["job"])),
         )
@@ -99,9 +99,11 @@ def evidence(run_dir: Path, state: State, round_: RoundStatus) -> Evidence:
     return found
 
 
-def _untold(verdicts: Mapping[str, Any] | None) -> bool:
-    """Whether a round's verdicts are there, and an earlier version has not told how many answers differ."""
-    return verdicts is not None and "distinct_answers" not in verdicts
+def _untold(round_: RoundStatus) -> bool:
+    """Whether a round's verdicts are there, and do not tell how many answers of a prompt differ: an earlier version has
+    told nothing of it, and several waves of samples tell each its own."""
+    verdicts = round_.facts.get("verdicts")
+    return verdicts is not None and ("distinct_answers" not in verdicts or len(round_.waves("verdicts")) > 1)
 
 
 def _versions(every: Sequence[Evidence]) -> str:

@@ -156,11 +156,10 @@ def _leaves_the_base(evidence: Evidence, past: Past) -> Iterator[str]:
 
 
 def _pairs_run_dry(evidence: Evidence, past: Past) -> Iterator[str]:
-    if not evidence.num_prompts:
-        return
     # Not every method needs right and wrong samples: what counts is whether a prompt gives anything to train on.
-    used = "prompts_paired" if "prompts_paired" in evidence.round.facts.get("pairs", {}) else "prompts_mixed"
-    giving = min(evidence.round.count("pairs", used), evidence.num_prompts)
+    giving = evidence.num_paired
+    if not evidence.num_prompts or giving is None:
+        return
     if wilson_interval(giving, evidence.num_prompts)[1] >= MIN_MIXED:
         return
     share = giving / evidence.num_prompts

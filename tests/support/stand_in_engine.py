@@ -13,12 +13,12 @@ from typing import Any
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.engine import (
+    BesidesWeights,
     EngineBroken,
     EngineKind,
     NoDeviceMemory,
     RequestRefused,
     Scored,
-    must_differ_in_weights_alone,
 )
 from workers.generation.shard import Request, Sample, sample_shard
 
@@ -39,7 +39,7 @@ class StandInEngine:
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
         self.folder = self.served = Path(model)
         self.context = settings.max_model_len or 2**20
-        self.weight = weight_of(self.served)
+        self.weight, self.besides = weight_of(self.served), BesidesWeights(model)
         self.closed = self.asleep = False
         self.steps = 0
         self.note("start")
@@ -91,7 +91,7 @@ class StandInEngine:
     def load_weights(self, model: str) -> None:
         self.asleep, slept = False, self.asleep
         self.must_serve()
-        must_differ_in_weights_alone(self.served, model)
+        self.besides.must_be_those_of(model)
         self.served, self.weight = Path(model), weight_of(Path(model))
         if slept:
             self.note("wake")

@@ -6,6 +6,7 @@ model, from one process, to several threads at once. Token ids go in and token i
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class Engine(Protocol):
         as a fresh engine would; nothing is answered with some of each, and nothing is kept that the old ones computed.
 
         Raises:
-            OtherModel: more than the weights differs (see `must_differ_in_weights_alone`); the old ones are served on.
+            OtherModel: more than the weights differs (see `BesidesWeights`); the old ones are served on.
             EngineBroken: the weights could not be read or do not fit; then none are served.
         """
 
@@ -148,18 +149,26 @@ class EngineKind:
 _NOT_THE_MODEL = ("_name_or_path", "transformers_version")  # keys of config.json that say who wrote it
 
 
-def must_differ_in_weights_alone(served: str | Path, model: str | Path) -> None:
-    """What an engine reads besides weights, configuration and tokenizer, is the same in two folders.
+class BesidesWeights:
+    """What an engine reads of a model's folder besides weights, configuration and tokenizer, as it was when it read it:
+    the folder may be gone when the next model comes, as those of candidates are once one of them is chosen."""
 
-    Raises:
-        OtherModel: it is not, or `model` has no weights; the message names the file.
-    """
-    if not any(Path(model).glob("*.safetensors")):
-        raise OtherModel(f"{model}: no weights (*.safetensors) are there")
-    ours, theirs = _settings(Path(served)), _settings(Path(model))
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            raise OtherModel(f"{Path(model) / name}: it differs from that of {served}, so that takes a new engine")
+    def __init__(self, served: str | Path) -> None:
+        self._served, self._said = served, _settings(Path(served))
+
+    def must_be_those_of(self, model: str | Path) -> None:
+        """Another model's folder has the same.
+
+        Raises:
+            OtherModel: it has not, or has no weights; the message names the file.
+        """
+        if not any(Path(model).glob("*.safetensors")):
+            raise OtherModel(f"{model}: no weights (*.safetensors) are there")
+        theirs = _settings(Path(model))
+        for name in sorted(self._said.keys() | theirs.keys()):
+            if self._said.get(name) != theirs.get(name):
+                file = Path(model) / name
+                raise OtherModel(f"{file}: it differs from that of {self._served}, so that takes a new engine")
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -168,8 +177,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     for file in folder.iterdir():
         if file.suffix not in (".json", ".jinja", ".model", ".tiktoken", ".txt") or file.name.endswith(".index.json"):
             continue
-        found[file.name] = file.read_bytes()
+        content = file.read_bytes()
+        found[file.name] = hashlib.sha256(content).digest()
         if file.name == "config.json":
-            said = json.loads(found[file.name])
+            said = json.loads(content)
             found[file.name] = {key: value for key, value in said.items() if key not in _NOT_THE_MODEL}
     return found

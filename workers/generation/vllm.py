@@ -12,7 +12,7 @@ from orchestrator.config import Generate, engines
 from orchestrator.config.sampling import OWN
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers import cuda
-from workers.generation.engine import EngineKind, NoDeviceMemory, RequestRefused, Scored, must_differ_in_weights_alone
+from workers.generation.engine import BesidesWeights, EngineKind, NoDeviceMemory, RequestRefused, Scored
 from workers.generation.held import digests
 from workers.generation.one_path import PATH, anchored, one_path
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
@@ -56,7 +56,8 @@ class VllmEngine:
             if devices(settings) > 1:  # processes of its own, which were started where that path leads somewhere
                 engine.collective_rpc(_go, args=(str(folder),))
         self._context = int(engine.model_config.max_model_len)
-        self._model, self._can_sleep, self._asleep = model, bool(arguments.get("enable_sleep_mode")), False
+        self._besides, self._asleep = BesidesWeights(model), False
+        self._can_sleep = bool(arguments.get("enable_sleep_mode"))
         self._stepper = Stepper(engine, ValueError, VLLMClientError)
 
     def pid(self) -> int:
@@ -91,7 +92,7 @@ class VllmEngine:
         return [_scored(p, c, next(outputs)) if fit else None for (p, c), fit in zip(rows, fits, strict=True)]
 
     def load_weights(self, model: str) -> None:
-        must_differ_in_weights_alone(self._model, model)
+        self._besides.must_be_those_of(model)
 
         def load(engine: Any) -> None:
             if self._asleep:
@@ -101,7 +102,7 @@ class VllmEngine:
             engine.collective_rpc(_reload, args=(model,))
             if self._asleep:
                 engine.wake_up(tags=["kv_cache"])
-            self._model, self._asleep = model, False
+            self._asleep = False
 
         self._stepper.do(load)
 

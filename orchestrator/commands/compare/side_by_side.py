@@ -13,8 +13,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.commands.fork.job import absolute
 from orchestrator.config.load import changed_keys
 from orchestrator.config.places import run_named
+from orchestrator.driver.kept import is_kept
+from orchestrator.driver.resume import folders
 from orchestrator.errors import BadInput, cut
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.statistics import mcnemar_p_value
@@ -48,6 +51,9 @@ class Side:
     """Whether it solved a test problem, by the problem's text and gold answer: ids may be anybody's."""
     graders: int | None
     """Version of the graders that judged it."""
+    placed: Mapping[str, Any] | None = None
+    """The job with absolute paths, by which two name the same file; None: as `job`. A fork names by them what its run
+    named relative to its job file."""
 
 
 def opened(named: str) -> tuple[RunReader, int]:
@@ -76,9 +82,9 @@ def side(named: str) -> Side:
     if commit is None:
         reader.require(number, "evaluation")
     facts, job = commit.facts if commit else {}, reader.state.configs[-1]["job"]
-    return Side(
-        named, reader.root, number, job, facts.get("test") or {}, _solved(reader, number), graders_version(facts)
-    )
+    placed = absolute(job, folders(reader.state), [step for step in reader.state.commits if is_kept(step)])
+    figures, graders = facts.get("test") or {}, graders_version(facts)
+    return Side(named, reader.root, number, job, figures, _solved(reader, number), graders, placed)
 
 
 def _solved(reader: RunReader, number: int) -> dict[tuple[str, str], bool]:
@@ -117,7 +123,8 @@ def differences(sides: Sequence[Side]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs: the value of each, by key."""
     keys: dict[str, None] = {}
     for other in sides[1:]:
-        changed = (key for key, _, _ in changed_keys(sides[0].job, other.job))
+        jobs = (each.placed or each.job for each in (sides[0], other))
+        changed = (key for key, _, _ in changed_keys(*jobs))
         keys |= dict.fromkeys(key for key in changed if key.partition(".")[0] not in _NAMES)
     return {key: [_at(each.job, key) for each in sides] for key in keys}
 

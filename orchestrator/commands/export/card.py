@@ -98,7 +98,8 @@ def model_card(reader: RunReader, number: int) -> ModelCard:
 
 
 _LIBRARY = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-_KEPT = ("round", "started_from", "reference", "pairs", "training", "evaluation", "promoted", "reason", "files")
+_CAME_FROM = ("round", "started_from", "reference", "pairs", "training", "chosen")
+_KEPT = (*_CAME_FROM, "evaluation", "promoted", "reason", "files")
 _OF_A_MACHINE = ("run_dir", "archive", "cluster", "tracking")
 _DRAWN = ("temperature", "temperature_mix", "top_p", "top_k", "max_tokens", "stop")
 _PROMPT = ("template", "chat", "system", "date", "examples", "example_separator")
@@ -184,7 +185,10 @@ def _rounds(lineage: Sequence[Document]) -> Iterator[str]:
     for each in lineage:
         pairs, trained = each["pairs"] or {}, each["training"] or {}
         figures = (pairs.get("pairs"), trained.get("steps"), trained.get("tokens"))
-        counts = " | ".join("" if value is None else f"{value:,}" for value in figures)
+        words = ["" if value is None else f"{value:,}" for value in figures]
+        if each["chosen"]:
+            words[1] = f"{each['chosen'].get('steps', 0):,} of {words[1]}"
+        counts = " | ".join(words)
         lines.append(f"| {each['round']} | {counts} | {markdown(each['reason'] or 'not decided')} |")
     yield "\n".join(lines)
 

@@ -12,28 +12,32 @@ from orchestrator.reports.inspection.views import Document, reference_before
 from orchestrator.reports.tables import round_step
 
 _TRAINED = ("pairs", "pairs_dropped", "steps", "tokens", "seconds")
+_CHOSEN = ("steps", "candidates")
 _EVALUATED = ("problems", "correct", "accuracy", "low", "high")
 
 
 def checkpoint(reader: RunReader, number: int) -> Document:
     """A round's checkpoint: `path`, its `files` with size and sha256, and whether they are `there`; `started_from` and
     `reference`, the rounds (0 is the base model) of the models that it was trained from and against; `pairs`,
-    `training` and `evaluation`, figures; `promoted`, and the gate's `reason`; and the `model` at the way's beginning.
+    `training` (by which it was made: of two, the second) and `evaluation`, figures; `chosen`, after how many of that
+    training's updates (`steps`) and of how many `candidates`, or null where it is what the training ended with;
+    `promoted`, and the gate's `reason`; and the `model` at the way's beginning.
 
     Raises:
         BadInput: the round has none.
     """
     path = f"rounds/{number:02d}/checkpoint"
-    made = {c.step: a for c in reader.state.commits.values() for a in c.artifacts if a.path == path}
+    commits = reader.state.commits
+    made = {c.step: a for c in commits.values() for a in c.artifacts if a.path == path}
     if not made:
-        numbers = [n for n in reader.rounds("train") if f"rounds/{n:02d}/checkpoint" in _paths(reader)]
-        named = ", ".join(map(str, numbers)) or "none yet"
+        named = ", ".join(map(str, reader.checkpoints())) or "none yet"
         raise BadInput(f"{reader.root}: round {number} has no checkpoint; rounds that have one: {named}")
     artifact: Artifact = next(iter(made.values()))
+    choice, again = (commits.get(round_step(number, phase)) for phase in ("choice", "retrain"))
     config = reader.state.configs[-1]
     job, before = config["job"], reference_before(reader.state, number)
     decision = next((p for p in reader.state.promotions if p["round"] == number), None)
-    evaluated = reader.state.commits.get(round_step(number, "evaluation"))
+    evaluated = commits.get(round_step(number, "evaluation"))
     return {
         "round": number,
         "path": str(reader.root.absolute() / path),
@@ -42,8 +46,9 @@ def checkpoint(reader: RunReader, number: int) -> Document:
         "model": config.get("model") or job["model"],
         "started_from": before if job.get("init", "previous") == "previous" else 0,
         "reference": _reference(job, before),
-        "pairs": _figures(reader.state.commits.get(round_step(number, "pairs")), None),
-        "training": _figures(reader.state.commits.get(round_step(number, "train")), _TRAINED),
+        "pairs": _figures(commits.get(round_step(number, "pairs")), None),
+        "training": _figures(again or commits.get(round_step(number, "train")), _TRAINED),
+        "chosen": None if again else _figures(choice, _CHOSEN),
         "evaluation": {
             split: _figures_of(evaluated.facts[split], _EVALUATED)
             for split in ("gate", "test")
@@ -52,10 +57,6 @@ def checkpoint(reader: RunReader, number: int) -> Document:
         "promoted": None if decision is None else bool(decision["promoted"]),
         "reason": None if decision is None else decision.get("reason"),
     }
-
-
-def _paths(reader: RunReader) -> set[str]:
-    return {artifact.path for commit in reader.state.commits.values() for artifact in commit.artifacts}
 
 
 def _reference(job: Mapping[str, Any], before: int) -> int | str:

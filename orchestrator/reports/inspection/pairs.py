@@ -18,7 +18,7 @@ from orchestrator.records.pair_ids import completion_key
 from orchestrator.records.seeds import derived_seed
 from orchestrator.records.updates import epoch_batches
 from orchestrator.reports.inspection.reading import RunReader, only, rows_with, table_of
-from orchestrator.reports.inspection.views import Document, Wanted, samples
+from orchestrator.reports.inspection.views import Document
 from orchestrator.reports.tables import round_step
 
 _MOST_PLACES = 10_000_000
@@ -70,11 +70,21 @@ def _sides(reader: RunReader, number: int, row: Document) -> dict[str, Document 
         if given is not None  # else the chosen completion is imitated
     }
     known = _reference(reader, number, keys.values())
+    hinted = bool(reader.hinted(number, {row["prompt_id"]}))
     graded: dict[int, Document] | None = None
     if number in reader.rounds("verdicts") and any(row.get(f"{side}_sample") is not None for side in keys):
-        of_problem = samples(reader, Wanted(number, problem=row["prompt_id"]), limit=10_000)["samples"]
-        graded = {each["sample"]: each for each in of_problem}
-    return {side: _side(row, side, keys[side], known, graded) if side in keys else None for side in ids}
+        graded = {each["sample"]: each for each in _graded(reader, number, row["prompt_id"], hinted)}
+    told = {side: _side(row, side, keys[side], known, graded) if side in keys else None for side in ids}
+    for side in told.values() if hinted else ():
+        if side is not None and side["sample"] is not None:
+            side["hinted"] = True
+    return told
+
+
+def _graded(reader: RunReader, number: int, name: str, hinted: bool) -> list[Document]:
+    """The samples of a prompt, with their verdicts; no more than any job draws."""
+    tables = (only(table, {name}).slice(0, 10_000) for table in reader.samples(number, {name}, hinted))
+    return [row for table in tables for row in table.to_pylist()]
 
 
 def _side(

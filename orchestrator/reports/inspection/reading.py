@@ -49,6 +49,11 @@ class RunReader:
         steps = {*self.state.commits, *self.state.shards}
         return sorted({number for number, found in map(round_and_phase, steps) if found == phase})
 
+    def checkpoints(self) -> list[int]:
+        """The rounds that have made a checkpoint, there still or not."""
+        made = {artifact.path for commit in self.state.commits.values() for artifact in commit.artifacts}
+        return [number for number in self.rounds("train") if f"rounds/{number:02d}/checkpoint" in made]
+
     def require(self, number: int, phase: str) -> int:
         """`number`, if this round has the phase.
 
@@ -62,13 +67,21 @@ class RunReader:
         gone = f" (a rollback has set round {number} aside)" if aside else ""
         raise BadInput(f"{self.root}: round {number} has no {phase}{gone}: {named}")
 
-    def samples(self, number: int, wanted: Collection[str] | None = None) -> Iterator[pa.Table]:
+    def samples(self, number: int, wanted: Collection[str] | None = None, hinted: bool = False) -> Iterator[pa.Table]:
         """A round's samples with their verdicts, a shard at a time; where prompts are `wanted`, of those shards alone
         that have any of them. Columns: `prompt_id`, `sample`, `verdict`, `extracted`, `rule`, `reason`, `cause`,
         `text`, `finish_reason` and `tokens`; where reward models have scored them, also `rewards`, a list with what
-        each gives. What is not graded yet is left out."""
-        for wave in waves.folders(self.state, f"rounds/{number:02d}"):
-            yield from self._samples_of(wave, wanted)
+        each gives. What is not graded yet is left out. `hinted`: those that were drawn with the answer as a hint."""
+        folder = f"rounds/{number:02d}"
+        for part in [f"{folder}/hinted"] if hinted else waves.folders(self.state, folder):
+            yield from self._samples_of(part, wanted)
+
+    def hinted(self, number: int, wanted: Collection[str]) -> set[str]:
+        """Those of some prompts of a round that no sample solved, and that were asked again with the answer as a hint
+        (`generate.hint`): their pairs are of the samples with the hint, which are numbered anew."""
+        file = self._by_name(round_step(number, "hinted/prompts")).get("train.parquet") if wanted else None
+        tables = self._batches(file, ("prompt_id",)) if file else ()
+        return {name for table in tables for name in only(table, wanted)["prompt_id"].to_pylist()}
 
     def _samples_of(self, folder: str, wanted: Collection[str] | None) -> Iterator[pa.Table]:
         sampled = self._by_shard(f"{folder}/samples")
@@ -146,13 +159,20 @@ class RunReader:
 
     def pairs(self, number: int, wanted: Collection[str], most: int | None = None) -> list[dict[str, Any]]:
         """The pairs of some prompts in a round, at most so many: `pair_id`, `prompt_id`, `chosen_sample`,
-        `rejected_sample`."""
+        `rejected_sample`; of one with a hint also `hinted`, and the text that is `chosen`."""
         found: list[dict[str, Any]] = []
+        hinted = self.hinted(number, wanted)
+        names = (*_PAIR, "chosen") if hinted else _PAIR
         for file in self.files(round_step(number, "pairs")) if wanted else ():
             with _readable(file), pq.ParquetFile(file) as parquet:
                 for group in _groups_with(file, wanted):
                     left = None if most is None else most - len(found)
-                    found += only(_of_group(parquet, group, _PAIR), wanted).slice(0, left).to_pylist()
+                    found += only(_of_group(parquet, group, names), wanted).slice(0, left).to_pylist()
+        for row in found if hinted else ():
+            if row["prompt_id"] in hinted:
+                row["hinted"] = True
+            else:
+                del row["chosen"]
         return found
 
     def rows(self, step: str, names: Sequence[str]) -> Iterator[pa.Table]:

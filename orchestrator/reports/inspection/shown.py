@@ -57,7 +57,7 @@ class Pages:
         parts += self._prompt(found)
         for each in found["rounds"]:
             pairs = [
-                f"{p['pair_id']}: {_sample(p['chosen_sample'])} over {_sample(p['rejected_sample'])}"
+                f"{p['pair_id']}: {_sample(p['chosen_sample'], p)} over {_sample(p['rejected_sample'], p)}"
                 for p in each["pairs"]
             ]
             parts += [
@@ -86,7 +86,7 @@ class Pages:
             if told is None:
                 parts.append(Text(f"{side}: none, the chosen completion is imitated"))
                 continue
-            of = f"{side}, {_sample(told['sample'])}, {told['tokens']} tokens"
+            of = f"{side}, {_sample(told['sample'], told)}, {told['tokens']} tokens"
             if "score" in told:
                 of += f", score {told['score']:g}"
             if told["reference_logprob"] is not None:
@@ -108,6 +108,7 @@ class Pages:
             "started from": _round(found["started_from"]),
             "reference": _round(reference) if isinstance(reference, int) else reference,
             "trained on": _figures(found["training"]),
+            **({"chosen": _chosen(found["chosen"])} if found["chosen"] else {}),
             **{f"on {split}": _accuracy(figures) for split, figures in found["evaluation"].items()},
             "gate": found["reason"] or undecided,
         }
@@ -174,8 +175,8 @@ def _round(number: int) -> str:
     return "the base model" if number == 0 else f"round {number}"
 
 
-def _sample(number: int | None) -> str:
-    return "no sample" if number is None else f"sample {number}"
+def _sample(number: int | None, told: Mapping[str, Any]) -> str:
+    return "no sample" if number is None else f"sample {number}{' with the hint' if told.get('hinted') else ''}"
 
 
 def _updates(updates: list[int] | None) -> str:
@@ -193,6 +194,10 @@ def _figures(figures: Document | None) -> str:
     )
 
 
+def _chosen(figures: Document) -> str:
+    return f"after {figures.get('steps', 0):,} of these steps, among {figures.get('candidates', 0):,} checkpoints"
+
+
 def _accuracy(figures: Document) -> str:
     between = f" [{100 * figures['low']:.1f}, {100 * figures['high']:.1f}]" if "low" in figures else ""
     return f"{100 * figures['accuracy']:.1f} %{between}, {figures['correct']:,} of {figures['problems']:,}"
@@ -201,11 +206,8 @@ def _accuracy(figures: Document) -> str:
 def _questions(found: Document, run: str) -> Iterator[str]:
     """What to ask next, as commands that this run answers."""
     command = f"ratchet inspect {shlex.quote(run)}"
-    if found["rounds"]:
-        last = found["rounds"][-1]["round"]
-        yield f"{command} --round {last} --verdict wrong"
-        yield f"{command} --round {last} --flipped"
-        yield f"{command} --round {last} --checkpoint"
+    for question, last in found["last"].items():
+        yield f"{command} --round {last} --{question}"
     for name in found["problems"][:1]:
         yield f"{command} --problem={shlex.quote(name)}"
     if found["pair"]:

@@ -84,7 +84,8 @@ def _told(reader: RunReader, wanted: Wanted, rows: list[Document]) -> list[Docum
 
 def _pairs_with(pairs: list[Document], row: Document, side: str) -> list[str]:
     key = (row["prompt_id"], row["sample"])
-    return [pair["pair_id"] for pair in pairs if (pair["prompt_id"], pair[f"{side}_sample"]) == key]
+    own = (pair for pair in pairs if not pair.get("hinted"))
+    return [pair["pair_id"] for pair in own if (pair["prompt_id"], pair[f"{side}_sample"]) == key]
 
 
 def flips(reader: RunReader, number: int, split: Split, limit: int) -> Document:
@@ -143,14 +144,20 @@ def problem(reader: RunReader, name: str) -> Document:
 
 def overview(reader: RunReader) -> Document:
     """What there is to look at: by round the samples by verdict, the pairs, and what was won and lost; `problems`, a
-    few by id; `pair`, one by id."""
+    few by id; `pair`, one by id; `last`, the last round that answers a question, by what `inspect` takes for it."""
     told: list[Document] = []
     for each in rounds(reader.state):
         counts = {key: each.known("verdicts", key) for key in ("correct", "wrong", "ungradable")}
         decision: Mapping[str, Any] = each.promotion or {}
         won, lost = decision.get("won"), decision.get("lost")
         told.append({"round": each.number, **counts, "pairs": each.known("pairs", "pairs"), "won": won, "lost": lost})
-    return {"rounds": told, "problems": _some_problems(reader), "pair": _some_pair(reader)}
+    evaluated = [each.number for each in rounds(reader.state) if each.facts.get("evaluation", {}).get("gate")]
+    there = {"verdict wrong": reader.rounds("verdicts"), "flipped": evaluated, "checkpoint": reader.checkpoints()}
+    last = {question: numbers[-1] for question, numbers in there.items() if numbers}
+    baseline = reader.state.commits.get("baseline/evaluation")
+    if not last and baseline and baseline.facts.get("test"):
+        last = {"split test": 0}  # the base model's answers are all there is
+    return {"rounds": told, "problems": _some_problems(reader), "pair": _some_pair(reader), "last": last}
 
 
 def _some_problems(reader: RunReader) -> list[str]:

@@ -163,6 +163,9 @@ class Answers:
     def _paired(self, number: int, kept: Collection[str], least: int) -> int:
         """Take the pairs of a round's problems that samples were taken of: as many as fit, or `least`."""
         found = self._reader.pairs(number, kept, max(least, self._room(self._cap)))
+        for pair in found:
+            if pair.pop("hinted", False):  # of a sample that is none of those above, and is shown in the pair alone
+                pair |= {"chosen_sample": None, "chosen": self._text(as_text(pair["chosen"]))}
         self._pairs += [{"round": number, **pair} for pair in found]
         self._size += ROW * len(found)
         return len(found)

@@ -206,7 +206,7 @@ class Samples {
       } }, `to sample ${row.sample} in its problem`))];
     }
     if (typeof pair[side] === "string") return el("article", { class: "card" }, written(pair[side]));
-    return el("p", { class: "faint" }, side === "rejected" && pair[side] === null ? "None: the chosen completion is imitated." : "This page does not hold it.");
+    return el("p", { class: "faint" }, side === "rejected" && (pair[side] === null || sample === null) ? "None: the chosen completion is imitated." : "This page does not hold it.");
   }
 
   closing(title, kind) {

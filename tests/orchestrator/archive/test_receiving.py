@@ -84,9 +84,12 @@ def change(archive: Path, **changes: Any) -> None:
 def test_a_fetched_run_verifies_and_goes_on_as_the_first_would(made: Path, there: Path, tmp_path: Path) -> None:
     found = fetch(f"{there}/", None)
     assert found.root == tmp_path / "home/runs/tiny" and not found.trusted and not found.needed
-    here, first = files_of(found.root), files_of(made / "run")
     own = ("archiving.json", "progress.json", "metrics.jsonl")
-    assert here == {name: content for name, content in first.items() if name not in own}
+    here, first = (
+        {name: content for name, content in files_of(run).items() if name not in own}
+        for run in (found.root, made / "run")
+    )
+    assert here == first
     assert verify(found.root).findings == [] and status(found.root)["state"] == "finished"
     assert not [path for path in found.root.parent.iterdir() if path != found.root], "nothing is left beside it"
     with pytest.raises(BadInput, match="nobody has approved them here"):
@@ -96,6 +99,13 @@ def test_a_fetched_run_verifies_and_goes_on_as_the_first_would(made: Path, there
     for run in (found.root, tmp_path / "first"):
         go(resumed(run, goes_on, lambda _: None))
     assert history(found.root) == history(tmp_path / "first")
+
+
+def test_a_fetched_run_knows_that_its_archive_has_all_of_it(made: Path, there: Path, tmp_path: Path) -> None:
+    """Before, `status` said that nothing was there."""
+    fetch(f"{made}/archive/", tmp_path / "back")
+    said = status(tmp_path / "back")["archive"]
+    assert said == status(made / "run")["archive"] and said["records"] == said["of"] > 0
 
 
 def test_what_it_needs_from_elsewhere_is_told(made: Path, there: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.commands.compare.side_by_side import Side, differences, paired, render, side
+from orchestrator.commands.fork.command import fork
 from orchestrator.errors import BadInput
 from orchestrator.rounds.evaluation import solved
 from orchestrator.text.terminal import Lasting, Screen
@@ -81,3 +82,10 @@ def test_mistakes_have_one_message(runs: list[Path], tmp_path: Path, capsys: pyt
 
 def test_only_what_differs_is_told(runs: list[Path]) -> None:
     assert differences([side(str(runs[0])), side(str(runs[0]))]) == {}
+
+
+def test_a_fork_differs_from_its_run_in_what_was_changed_alone(runs: list[Path], tmp_path: Path) -> None:
+    """It has absolute paths where its run has some that are relative to the job file."""
+    fork(runs[0], tmp_path / "hot", ["loss.beta=0.2"])
+    run_job(tmp_path / "hot/job.yaml", StandIns())
+    assert differences([side(str(runs[0])), side(str(tmp_path / "hot"))]) == {"loss.beta": [0.1, 0.2]}

@@ -162,6 +162,11 @@ def test_an_error_is_one_line_with_place_key_value_and_cure(
     assert error in lines[0]
 
 
+def test_rows_of_methods_are_told_from_a_job(job: Path) -> None:
+    [said] = errors_of(job, "mine: {like: irpo, settings: {rounds: 1}}\n")
+    assert said.endswith("these are rows of methods, and no job: a job file names one, `method: tiny.yaml#mine`")
+
+
 def test_only_a_rule_that_repeats_pairs_has_a_most_of_them(job: Path) -> None:
     """Where a run may be a stranger's, `verify` pairs its samples anew."""
     assert load_job(job, ["pairs={per_prompt: 10000}"]).job.pairs.per_prompt == 10_000

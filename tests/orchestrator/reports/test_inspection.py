@@ -14,14 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.errors import Damaged
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.parquet import read_table
 from orchestrator.records.updates import epoch_batches
 from orchestrator.reports.inspection import pairs
+from orchestrator.reports.inspection.checkpoints import checkpoint
 from orchestrator.reports.inspection.pairs import updates_with
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import Wanted, reference_before, samples
 from orchestrator.rounds.evaluation import solved
 from tests.orchestrator.test_cli import ratchet
+from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, right
 from tests.support.stand_ins import StandIns, make_project, run_job
 
 
@@ -173,6 +176,46 @@ def test_the_overview_asks_questions_that_have_answers(made: Path, capsys: pytes
     for question in questions:
         assert ratchet(*question) == 0
         assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("part", ["", "verdicts", "pairs", "train", "selection/000001"])
+def test_the_overview_of_a_run_that_stopped_in_a_round_asks_no_more_than_there_is(
+    tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run_job(make_project(tmp_path, rounds=2, train={"eval_every": 1}, promotion={"rule": "always"}), StandIns())
+    numbers = [record.data.get("step") for record in Ledger(run / "ledger").records]
+    for number in range(numbers.index(f"rounds/02/{part}" if part else "baseline/evaluation") + 1, len(numbers)):
+        (run / f"ledger/{number:08d}.json").unlink()
+    assert ratchet("inspect", run) == 0
+    questions = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("  ratchet")]
+    assert len(questions) == (5 if part else 1)
+    for question in [*questions, *([["inspect", str(run), "--checkpoint"]] if part else [])]:
+        assert ratchet(*question) == 0, capsys.readouterr().err
+
+
+def test_without_gate_problems_no_flips_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = make_stages(tmp_path, {"pairs": right("a", 4)}, data={}, promotion={"rule": "always"})
+    run_job(job, PreferenceStandIns())
+    assert ratchet("inspect", tmp_path / "run") == 0
+    questions = [line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.startswith("  ratchet")]
+    assert questions
+    for question in questions:
+        assert ratchet(*question) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("retrain", [False, True])
+def test_of_several_checkpoints_the_chosen_one_says_what_made_it(tmp_path: Path, retrain: bool) -> None:
+    run = tmp_path / "run"
+    train = {"eval_every": 1, "select": "best", "retrain": retrain}
+    run_job(make_project(tmp_path, rounds=1, train=train, promotion={"rule": "always"}), StandIns(steps=3, peak=2))
+    found = checkpoint(reader := RunReader(run), 1)
+    made = reader.state.commits["rounds/01/retrain" if retrain else "rounds/01/train"].facts
+    assert found["training"] == {key: made[key] for key in found["training"]}
+    assert found["training"]["steps"] == (2 if retrain else 3)
+    assert found["chosen"] == (None if retrain else {"steps": 2, "candidates": 3})
+    assert ratchet("export", run, tmp_path / "away") == 0
+    assert f"| {'2' if retrain else '2 of 3'} |" in (tmp_path / "away/README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,17 @@ def test_pairs_run_dry_where_prompts_give_none(tmp_path: Path, facts: dict[str, 
     assert (f"give pairs, most others' samples are {said}" in found) if said else "None shows" in found
 
 
+def test_prompts_with_pairs_of_steps_are_not_taken_for_the_mixed_ones(tmp_path: Path) -> None:
+    """Any prompt with a wrong sample gives pairs of its steps, and of how many is not told: mixed ones were told."""
+    run = SampleRun(tmp_path / "sample")
+    run.claim()
+    run.configure()
+    facts = {"prompts_mixed": 3, "prompts_all_correct": 1, "prompts_all_wrong": 96, "pass_any": 0.04, "errors": 400}
+    run.commit("rounds/01/pairs", {"pairs": 90, **facts, "seconds": 1.0})
+    assert "None shows" in warnings_of(run)
+    assert "prompts_paired" not in status(run.root)["rounds"][0]["health"]
+
+
 def test_the_squared_loss_begins_elsewhere_than_log_2(tmp_path: Path) -> None:
     run = SampleRun(tmp_path / "sample")
     run.claim()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -18,6 +20,9 @@ from orchestrator.commands.verify.command import verify
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import SamplingPlan, Shard
+from orchestrator.reports.health import health
+from orchestrator.reports.report import evidence
+from orchestrator.reports.rounds import rounds
 from orchestrator.reports.status import status
 from orchestrator.rounds.waves import plans
 from tests.orchestrator.commands.test_verify_facts import records, seal
@@ -106,6 +111,29 @@ def test_what_was_saved_and_the_bias_are_told(finished: Path) -> None:
     [told] = status(finished)["rounds"]
     assert told["samples"] == len(verdicts + later)
     assert told["correct"] == (verdicts + later).count("correct")
+
+
+def test_a_prompt_of_several_waves_counts_once(finished: Path) -> None:
+    """Each wave counts its prompts by its own samples; their sums said that prompts were all wrong, all of which had a
+    right sample."""
+    folders = [finished / "rounds/01", *sorted((finished / "rounds/01/wave").iterdir())]
+    graded = [row for folder in folders for row in rows(folder, "verdicts")]
+    by_prompt = {name: [r for r in graded if r["prompt_id"] == name] for name in {r["prompt_id"] for r in graded}}
+    kinds = Counter(frozenset(row["verdict"] for row in found) for found in by_prompt.values())
+    distinct = [len({row["extracted"] for row in found}) for found in by_prompt.values()]
+    tokens = [row["num_tokens"] for folder in folders for row in rows(folder, "samples")]
+    state = Ledger(finished / "ledger").state
+    [round_] = rounds(state)
+    told = health(evidence(finished, state, round_))
+    shares = {name: told[f"prompts_{name}"] * len(by_prompt) for name in ("mixed", "all_correct", "all_wrong")}
+    right, wrong = frozenset({"correct"}), frozenset({"wrong"})
+    assert shares == pytest.approx(
+        {"mixed": kinds[right | wrong], "all_correct": kinds[right], "all_wrong": kinds[wrong]}
+    )
+    assert told["distinct_answers"] == pytest.approx(fmean(distinct))
+    assert told["sample_tokens"] == pytest.approx(fmean(tokens))
+    [status_of] = status(finished)["rounds"]
+    assert status_of["health"]["prompts_mixed"] == told["prompts_mixed"]
 
 
 def test_verify_follows_every_wave_and_computes_who_goes_on(finished: Path) -> None:

@@ -19,6 +19,10 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.records.rows import Problem, SamplingPlan, TokenizingPlan, TrainingPlan
+from orchestrator.reports.inspection.pairs import pair as inspected
+from orchestrator.reports.inspection.reading import RunReader
+from orchestrator.reports.inspection.views import problem
+from orchestrator.reports.page.answers import Answers
 from orchestrator.rounds.round import NoPairs
 from orchestrator.sources.judge import fill
 from tests.orchestrator.commands.test_verify import forge, swap_sides
@@ -131,6 +135,22 @@ def test_what_no_sample_solves_is_sampled_with_a_hint_that_is_stripped(tmp_path:
     assert all(r["prompt_token_ids"] == prompts[r["prompt_id"]]["token_ids"] for r in pairs)
     assert facts(tmp_path, "rounds/01/pairs")["hinted"] == len(helped)
     assert_sound(tmp_path)
+    assert_hints_are_told(RunReader(tmp_path / "run"), pairs, helped)
+
+
+def assert_hints_are_told(reader: RunReader, made: list[dict[str, Any]], helped: set[str]) -> None:
+    """A sample with a hint has the number of another one without, which was wrong, and was taken for the chosen one."""
+    page = {each["pair_id"]: each for each in Answers(reader).document()["pairs"]}
+    for each in made:
+        told, hinted = inspected(reader, 1, each["pair_id"])["sides"]["chosen"], each["prompt_id"] in helped
+        assert (told["verdict"], told["text"], told.get("hinted", False)) == ("correct", each["chosen"], hinted)
+        of_problem = problem(reader, each["prompt_id"])["rounds"][0]
+        assert [p.get("hinted", False) for p in of_problem["pairs"]] == [hinted]
+        chosen = [sample["sample"] for sample in of_problem["samples"] if sample["pairs"]["chosen"]]
+        assert chosen == ([] if hinted else [each["chosen_sample"]])
+        shown = page[each["pair_id"]]
+        assert shown.get("chosen") == (each["chosen"] if hinted else None)
+        assert shown["chosen_sample"] == (None if hinted else each["chosen_sample"])
 
 
 def test_where_everything_is_solved_no_hint_is_needed(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from orchestrator.rounds.evaluation import EXACT, ProbeFailed, check_probe
 from tests.support.placements import ForEngines
 from tests.support.stand_in_engine import WEIGHTS, StandInEngine, weight_of
 from workers.files import write_table
-from workers.generation.engine import Engine, EngineBroken, OtherModel, RequestRefused, must_differ_in_weights_alone
+from workers.generation.engine import BesidesWeights, Engine, EngineBroken, OtherModel, RequestRefused
 from workers.generation.one_path import PATH
 from workers.generation.vllm import VLLM, VllmEngine
 from workers.supervision.resting import Kept
@@ -322,10 +322,24 @@ def test_what_wrote_a_folder_is_no_difference(tmp_path: Path) -> None:
         (tmp_path / name / "config.json").write_text(json.dumps({"layers": 1, "transformers_version": version}))
         (tmp_path / name / f"{WEIGHTS}.index.json").write_text(version)
         (tmp_path / name / "README.md").write_text(version)
-    must_differ_in_weights_alone(tmp_path / "one", tmp_path / "two")
+    BesidesWeights(tmp_path / "one").must_be_those_of(tmp_path / "two")
     (tmp_path / "two/tokenizer.json").write_text("{}")
     with pytest.raises(OtherModel, match=r"two/tokenizer\.json"):
-        must_differ_in_weights_alone(tmp_path / "one", tmp_path / "two")
+        BesidesWeights(tmp_path / "one").must_be_those_of(tmp_path / "two")
+
+
+def test_weights_are_taken_after_those_before_are_gone(tmp_path: Path) -> None:
+    """Candidates are removed once one of them is chosen, which is served next: engines were made anew from there on."""
+    for name in ("candidate", "chosen"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / WEIGHTS).write_text(name)
+        (tmp_path / name / "config.json").write_text("{}")
+    besides = BesidesWeights(tmp_path / "candidate")
+    shutil.rmtree(tmp_path / "candidate")
+    besides.must_be_those_of(tmp_path / "chosen")
+    (tmp_path / "chosen/config.json").write_text(json.dumps({"layers": 2}))
+    with pytest.raises(OtherModel, match=r"chosen/config\.json: it differs from that of .*candidate"):
+        besides.must_be_those_of(tmp_path / "chosen")
 
 
 def test_a_process_that_served_one_model_serves_the_next_as_a_fresh_one_would(case: Case, tmp_path: Path) -> None:
