@@ -134,7 +134,7 @@ class Verification:
             return []
         except Exception as error:  # the other checks are still to be made
             require_enough(error)
-            return [f"cannot be checked ({error if isinstance(error, Damaged) else cut(repr(error))})"]
+            return [f"cannot be checked ({_said(error)})"]
 
     def _settled(self, what: Callable[[], Iterable[str]]) -> list[str]:
         return looked_at_again(lambda: self.look(what), self.reading.refresh)
@@ -354,3 +354,11 @@ def _problem(file: Path, recorded: Facts, root: Path) -> Iterator[str]:
     except OSError as error:
         require_enough(error)
         yield f"cannot be read ({error.strerror})"
+
+
+def _said(error: Exception) -> str:
+    """Why something could not be looked at. A file that is closed to us, or ill, is named; what a stranger's files make
+    of the code is told by its kind, too."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    return str(error) if isinstance(error, Damaged) else cut(repr(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -337,6 +338,14 @@ def test_a_sound_run_is_not_called_damaged_where_its_file_system_goes_away(run: 
     said = done.stdout.splitlines()
     assert {line for line in said if line.startswith("findings")} <= {"findings []"}
     assert [line for line in said if "does not answer, and nothing is said of the run" in line]
+
+
+def test_a_file_that_is_closed_to_us_is_named(run: Path) -> None:
+    def closed() -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "rounds/01/pairs/pairs.parquet")
+
+    found = Verification(run).look(closed)
+    assert found == ["cannot be checked (rounds/01/pairs/pairs.parquet: Permission denied)"]
 
 
 def test_a_sound_run_is_not_called_damaged_for_its_long_path(
