@@ -53,7 +53,7 @@ class Sharing:
         return self.named, self.first, os.environ.get("CUDA_VISIBLE_DEVICES"), ray.get_gpu_ids()
 
 
-@pytest.mark.parametrize("of_the_host", [None, "4,5,6,7"])
+@pytest.mark.parametrize("of_the_host", [pytest.param(None, marks=pytest.mark.full), "4,5,6,7"])
 def test_two_roles_see_the_same_devices_though_ray_gives_them_none(
     of_the_host: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,8 +163,15 @@ def test_engines_of_which_one_has_died_asleep_are_new_ones(stage: Stage) -> None
     assert not stage.turns.of(ENGINES).may_sleep and any("are made anew: engine 1: " in line for line in stage.told)
 
 
-@pytest.mark.parametrize(("leaks", "turns"), [("700", 3), ("5000", 1)])
-@pytest.mark.parametrize("sleeps", [False, True])
+@pytest.mark.parametrize(
+    ("sleeps", "leaks", "turns"),
+    [
+        (True, "700", 3),
+        pytest.param(True, "5000", 1, marks=pytest.mark.full),
+        pytest.param(False, "700", 3, marks=pytest.mark.full),
+        (False, "5000", 1),
+    ],
+)
 def test_an_engine_that_keeps_a_device_is_replaced(stage: Stage, sleeps: bool, leaks: str, turns: int) -> None:
     """At once where it keeps much, and later where it keeps a little more each time."""
     model = stage.folder / "first"

@@ -141,13 +141,13 @@ SIDES = ("chosen", "rejected")
 
 
 def test_a_crash_costs_the_shards_in_flight_alone(tmp_path: Path) -> None:
-    """At each piece of work in turn; a resume comes to what an undisturbed run comes to."""
+    """At every other piece of work in turn; a resume comes to what an undisturbed run comes to."""
     models = [{"model": "reward"}, {"model": "style", "weight": 0.3}]
     workers = StandIns()
     run_job(project(tmp_path / "whole", *models), workers)
     total, whole = sum(workers.calls.values()), history(tmp_path / "whole/run")
     assert workers.calls["reward"] == 4, "two shards by two models"
-    for stop in range(1, total + 1):
+    for stop in range(1, total + 1, 2):
         folder = tmp_path / str(stop)
         job = project(folder, *models)
         with pytest.raises(RuntimeError):
