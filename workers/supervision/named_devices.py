@@ -9,9 +9,8 @@ from typing import Any
 
 from workers.supervision.ending import VARIABLE as _PHASE
 
-VARIABLE = (
-    "RATCHET_DEVICES"  # set by orchestrator.driver.placement: bundle, first of its devices, how many, of how many
-)
+VARIABLE = "RATCHET_DEVICES"
+"""Set by orchestrator.driver.placement: bundle, first of its devices, how many, of how many."""
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SECONDS = 300.0  # for a process of Ray's that says it
 

@@ -281,3 +281,12 @@ def test_a_link_out_of_the_run_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="leads out of the run"):
         Run(run.root).claim({})
     assert (outside / "old").is_dir()
+
+
+def test_a_ledger_that_was_moved_away_is_not_made_anew_by_a_claim(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "run/ledger")
+    ledger.claim({})
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError):
+        ledger.claim({})
+    assert not (tmp_path / "run").exists()
