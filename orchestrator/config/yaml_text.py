@@ -71,12 +71,20 @@ def _too_many(where: str) -> BadInput:
 
 
 class _Reader(yaml.SafeLoader):
-    """Composes no document of too many levels or values, and tells the place of a date or a number that cannot be."""
+    """Composes no document of too many levels or values, and tells the place of a date, a number or a character that
+    cannot be."""
 
     def __init__(self, text: str, where: str) -> None:
         super().__init__(text)
         self._where = where
         self._num_nodes = self._level = 0
+
+    def scan_flow_scalar_non_spaces(self, double: bool, start_mark: yaml.Mark) -> list[str]:
+        try:
+            return super().scan_flow_scalar_non_spaces(double, start_mark)
+        except (ValueError, OverflowError) as error:  # of chr()
+            said = "an escape that is no character: `\\U` goes to 0010ffff"
+            raise yaml.scanner.ScannerError(None, None, said, self.get_mark()) from error
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._num_nodes += 1
