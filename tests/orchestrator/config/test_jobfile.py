@@ -120,7 +120,7 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("seed: !!int ''\n", [], "tiny.yaml:9:7: not YAML: '' is no value of the tag 'tag:yaml.org,2002:int'"),
         ("seed: !!bool x\n", [], "tiny.yaml:9:7: not YAML: 'x' is no value of the tag 'tag:yaml.org,2002:bool'"),
         ("seed: !!float ''\n", [], "tiny.yaml:9:7: not YAML: '' is no value of the tag"),
-        ('seed: "\\U00110000"\n', [], "tiny.yaml:9:9: not YAML: an escape that is no character"),
+        ('seed: "\\U00110000"\n', [], "tiny.yaml:9:10: not YAML: an escape that is no character"),
         ("", [r'name="\Uffffffff"'], "not YAML: an escape that is no character"),
         ("seed: !!timestamp x\n", [], "tiny.yaml:9:7: not YAML: 'x' is no value of the tag"),
         (
