@@ -16,7 +16,7 @@ from orchestrator.cli.checking import checks
 from orchestrator.cli.driving import drives, runs
 from orchestrator.cli.keeping import keeps
 from orchestrator.cli.looking import looks
-from orchestrator.errors import Interrupted, RatchetError
+from orchestrator.errors import BadInput, Interrupted, RatchetError
 from orchestrator.files.disk import MORE_PROCESSES, unusable
 from orchestrator.text import shown, terminal
 
@@ -46,9 +46,18 @@ def command() -> Any:
     return typer.main.get_command(app)
 
 
+def _require_docstrings() -> None:
+    if sys.flags.optimize > 1:
+        raise BadInput(
+            "PYTHONOPTIMIZE=2 (`python -OO`) takes docstrings out of all code, and Ray and transformers break without "
+            "theirs: unset it, or set it to 1"
+        )
+
+
 def _run_command(arguments: list[str]) -> int:
     """The exit code of a command."""
     try:
+        _require_docstrings()
         command()(arguments)
     except SystemExit as left:
         if isinstance(left.__context__, BrokenPipeError):  # typer takes it for a reader of ours who left

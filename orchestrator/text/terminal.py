@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import select
 import sys
 import traceback
@@ -128,6 +129,7 @@ class Shield:
 def shielded() -> Iterator[Shield]:
     """Put the two streams in place, for as long as a command runs."""
     _open_all()
+    _forget_false_sizes()
     before = sys.stdout, sys.stderr
     out, err = Lasting(sys.stdout), Lasting(sys.stderr)
     sys.stdout, sys.stderr = _Shown(out), _Shown(err)
@@ -147,6 +149,13 @@ def _open_all() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # which gets the lowest free number
+
+
+def _forget_false_sizes() -> None:
+    """rich takes any digits of the environment for a width: 0, which prints nothing, and what no memory holds."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("([1-9][0-9]{0,3})?", os.environ.get(name, "")):
+            del os.environ[name]
 
 
 def _stream(err: bool) -> TextIO:

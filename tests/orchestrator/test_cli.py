@@ -40,6 +40,15 @@ def ratchet(*arguments: str | Path) -> int:
     return left.value.code
 
 
+def test_python_without_docstrings_is_refused() -> None:
+    """Ray ends in a traceback then, and transformers blames the model."""
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", "orchestrator", "version"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ratchet: PYTHONOPTIMIZE=2 ") and done.stderr.count("\n") == 1
+
+
 def test_the_committed_reference_of_the_job_file_is_what_the_models_give(capsys: pytest.CaptureFixture[str]) -> None:
     assert ratchet("docs") == 0
     assert capsys.readouterr().out == (PROJECT / "docs/job-file.md").read_text(), "run: ratchet docs > docs/job-file.md"

@@ -282,3 +282,22 @@ def test_the_interpreter_ends_quietly_too(case: str) -> None:
     assert done.stdout.strip() == code
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert (done.stderr == "") == (case != "full"), done.stderr
+
+
+@pytest.mark.parametrize("width", ["0", "²", "-5", "wide", "9" * 20])
+def test_a_width_of_the_environment_that_no_terminal_has_is_none(
+    width: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before, 0 printed nothing, and what no memory holds was a traceback."""
+    two_rounds(tmp_path / "run")
+    for given in (["--help"], ["status", str(tmp_path / "run")]):
+        said = []
+        for columns in (None, width):
+            monkeypatch.delenv("COLUMNS", raising=False)
+            if columns is not None:
+                monkeypatch.setenv("COLUMNS", columns)
+            with pytest.raises(SystemExit) as left:
+                main(given)
+            assert left.value.code == 0
+            said.append(capsys.readouterr().out)
+        assert said[0] == said[1] != ""
