@@ -14,7 +14,7 @@ from orchestrator.config.load import JobFile
 from orchestrator.config.places import run_folder
 from orchestrator.driver.drive import drive, healthy_driver
 from orchestrator.driver.own_process import rendered, tried
-from orchestrator.driver.resume import command, overrides_line
+from orchestrator.driver.resume import overrides_line, to_go_on
 from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.links import project_of
@@ -58,11 +58,11 @@ def shown_run(file: JobFile, received: Sequence[str], plain: bool, **further: An
         echo(stopped)
         return 0 if file.job.promotion.stop_succeeds else EXIT_STOPPED
     except Interrupted as interrupted:
-        echo(f"interrupted by {interrupted}; to go on: {command(root)}")
+        echo(f"interrupted by {interrupted}; {to_go_on(root)}")
         return Interrupted.exit_code
     except Exception as error:
         if _records(root) > begun and _has_failed(root):
-            error.add_note(f"to go on: {command(root)}")
+            error.add_note(to_go_on(root))
         raise
     echo(f"finished; the report is {root / 'report.md'}")
     return 0

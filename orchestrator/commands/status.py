@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from orchestrator.driver.resume import command
+from orchestrator.driver.resume import to_go_on
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.reports.progress.watching import watch as watch_run
@@ -41,4 +41,4 @@ def show(run: Path, as_json: bool, watch: bool) -> None:
             if said:
                 echo(f"dashboard: {said}")
         if found["state"] in ("interrupted", "failed"):
-            echo(f"to go on: {command(run)}")
+            echo(to_go_on(run))

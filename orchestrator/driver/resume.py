@@ -25,7 +25,7 @@ from orchestrator.config.places import job_path, run_folder
 from orchestrator.config.sources import kind_of
 from orchestrator.driver import trust
 from orchestrator.driver.trust import Item, Tell
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files.inside import run_around
 from orchestrator.files.named import is_there, real
 from orchestrator.ledger.ledger import Ledger, State
@@ -40,6 +40,15 @@ def command(root: Path) -> str:
     """The command that goes on with a run."""
     name = str(root)
     return shlex.join(["ratchet", "resume", f"./{name}" if name.startswith("-") else name])  # which is no option
+
+
+def to_go_on(root: Path) -> str:
+    """What goes on with a run that has come to no end. Where nothing was begun, or no word of the job is written yet,
+    there is no run that knows its settings."""
+    with contextlib.suppress(RatchetError, OSError):  # damaged: it was begun
+        if not Ledger(root / "ledger").state.configs:
+            return "nothing was begun: `ratchet run JOB` starts it"
+    return f"to go on: {command(root)}"
 
 
 def all_kept(_: Key) -> bool:
