@@ -13,7 +13,6 @@ from orchestrator.errors import Interrupted
 from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandIns, all_read, make_project
 
-
 NOTHING = "nothing was begun: `ratchet run JOB` starts it\n"
 
 
