@@ -28,7 +28,13 @@ _OF_ITS_FILES = frozenset(
     if hasattr(errno, name)
 )
 """Errors of a disk where they name a file; a socket has them, too."""
-_OF_THE_PROCESS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_MORE_FILES = "let the process open more files (`ulimit -n`)"
+_OF_THE_PROCESS = {
+    errno.EMFILE: _MORE_FILES,
+    errno.ENFILE: _MORE_FILES,
+    errno.ENOMEM: "let the process have more memory (`ulimit -v`)",
+}
+"""What helps against errors that are no file's."""
 MORE_PROCESSES = "end some processes, or let there be more (`ulimit -u`)"
 _IN_THE_WAY = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY})
 _OF_RIGHTS = frozenset({errno.EACCES, errno.EPERM})
@@ -41,12 +47,10 @@ def cure(error: OSError, folder: Path) -> str | None:
     below `folder`, and so is what is not there."""
     if _is_of_the_disk(error):
         return CURE
-    if error.errno == errno.ENOMEM:
-        return "let the process have more memory (`ulimit -v`)"
     if isinstance(error, BlockingIOError):  # of a fork: no file that is written here says so
         return MORE_PROCESSES
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "let the process open more files (`ulimit -n`)"
+    if error.errno in _OF_THE_PROCESS:
+        return _OF_THE_PROCESS[error.errno]
     if not isinstance(error.filename, str | Path) or not Path(error.filename).is_relative_to(folder):
         return None
     if error.errno in _OF_RIGHTS:
@@ -68,6 +72,8 @@ def unusable(error: OSError) -> RatchetError | None:
         return None
     name = str(error.filename or "a file")
     said = f"{name if len(name) <= _SHOWN else f'{name[:80]}...'}: {error.strerror or error}"
+    if error.errno in _OF_THE_PROCESS:
+        said += f": {_OF_THE_PROCESS[error.errno]}"
     return BadInput(said) if named else RatchetError(said)
 
 

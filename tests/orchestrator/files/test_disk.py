@@ -245,7 +245,15 @@ def test_no_more_processes_is_told_in_words(tmp_path: Path) -> None:
     assert "ulimit -u" in str(unusable(error)) and "ulimit -u" in str(cure(error, tmp_path))
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 2), (errno.ELOOP, 2), (errno.EIO, 1), (errno.EMFILE, 1)])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_the_process_lacks_is_told_with_what_helps(tmp_path: Path, number: int) -> None:
+    error = OSError(number, os.strerror(number))
+    told, helps = unusable(error), cure(error, tmp_path)
+    assert helps is not None and "ulimit" in helps
+    assert told is not None and told.exit_code == 1 and str(told) == f"a file: {os.strerror(number)}: {helps}"
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 2), (errno.ELOOP, 2), (errno.EIO, 1)])
 def test_what_cannot_be_looked_at_is_bad_input_or_an_ill_disk(number: int, code: int) -> None:
     told = unusable(OSError(number, os.strerror(number), "/runs/irpo"))
     assert told is not None and told.exit_code == code and str(told) == f"/runs/irpo: {os.strerror(number)}"
