@@ -40,7 +40,6 @@ from orchestrator.driver.kept import (
 )
 from orchestrator.driver.known_problems import KnownProblems
 from orchestrator.driver.preview import Render
-from orchestrator.driver.resume import command
 from orchestrator.driver.same_job import (
     as_begun,
     check_same_job,
@@ -80,6 +79,8 @@ from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
 from orchestrator.text.terminal import unfailing
 
+_KEPT = "What is committed is kept: see to the disk, and the same command goes on from here."
+"""Said where a disk ends a run; no `ratchet resume`, which finds no run before its job is written down."""
 _SIGN_OF_LIFE = 5.0  # seconds
 _PACKAGES = (
     "ray",
@@ -201,7 +202,7 @@ def _drive(
             crew.harness().check()
     probe_links(root)
     ending = _ending(run, received, goal, followers)
-    with one_message(root, resumable(root)), sign_of_life(run), followers.catching_up(), ending:
+    with one_message(root, _KEPT), sign_of_life(run), followers.catching_up(), ending:
         run.claim(identity())
         followers.start(run.ledger)
         check_same_job(run, job)  # again: somebody may have started the run since
@@ -235,11 +236,6 @@ def _tell_models(say: Say, job: Job, base: NamedModel, others: Mapping[str, Name
 def _tell_stages(say: Say, preferences: Sequence[object] | None) -> None:
     for source in preferences or ():
         say(f"stages    {source}")
-
-
-def resumable(root: Path) -> str:
-    """What is said where a disk ends a run."""
-    return f"What is committed is kept: see to the disk, and the same command goes on from here, or `{command(root)}`."
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def test_a_full_disk_stops_the_run_with_one_message_and_loses_nothing(tmp_path: 
     workers = StandIns(on_call=lambda _: fill(disk) if sum(workers.calls.values()) == moment else None)
     with pytest.raises(RatchetError, match=r"No space left on device.*What is committed is kept") as error:
         run_job(job, workers)
-    assert error.value.exit_code == 1
+    assert error.value.exit_code == 1 and "ratchet resume" not in str(error.value)  # who knows of it adds it
     before = Ledger(disk / "run/ledger").records
     (disk / "ballast").unlink()
     run_job(job, StandIns())
