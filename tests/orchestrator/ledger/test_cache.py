@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -97,11 +96,6 @@ def test_a_record_that_was_changed_is_read(copied: Path, change: str) -> None:
         Ledger(copied / "ledger")
 
 
-def made_up(content: bytes) -> bytes:
-    header, _, rest = content.partition(b"\n")
-    return json.dumps(json.loads(header) | {"version": "0.0.0"}).encode() + b"\n" + rest
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -109,9 +103,9 @@ def made_up(content: bytes) -> bytes:
         lambda content: content.replace(b'"host": "one"', b'"host": "two"'),
         lambda content: b"",
         lambda content: b"[" * 100_000,
-        made_up,
+        lambda content: b'{"records": 1e999}\n[]\n[]',
     ],
-    ids=["torn", "edited", "empty", "deep", "of another version"],
+    ids=["torn", "edited", "empty", "deep", "of records without end"],
 )
 def test_a_cache_that_is_not_as_it_was_made_is_not_believed(copied: Path, damage: Any, opened: list[str]) -> None:
     said = Ledger(copied / "ledger").state
@@ -134,6 +128,16 @@ def test_a_cache_that_another_user_made_is_not_believed(
     assert Ledger(copied / "ledger").state.driver["host"] == "of no record", "this is what the seal keeps out"
     monkeypatch.setenv("RATCHET_STATE_HOME", str(tmp_path / "ours"))
     assert Ledger(copied / "ledger").state == said.state
+
+
+def test_a_cache_of_another_version_is_not_believed(
+    copied: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Ledger(copied / "ledger").state
+    monkeypatch.setattr("orchestrator.files.sealed.__version__", "0.0.0")
+    opened.clear()
+    assert Ledger(copied / "ledger").state == said
+    assert len(records_in(opened)) == SHARDS + 4
 
 
 def test_a_cache_that_is_no_file_is_passed_over(copied: Path) -> None:
