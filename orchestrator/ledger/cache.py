@@ -19,7 +19,7 @@ from orchestrator.files.durable import replace
 
 MIN_NEW = 1000
 """Records that must be new before it is made again: fewer are read as fast."""
-_LARGEST = 2**31  # bytes
+_LARGEST = 2**29  # bytes: those of half a million records
 
 
 def load(file: Path, folder: Path) -> list[list[Any]]:

@@ -41,9 +41,9 @@ Make = Callable[[Path, int], Callable[[], object]]
 
 
 def problems(folder: Path, number: int) -> Callable[[], object]:
-    """As `ratchet validate` and a first start read them, each longer than what is kept without a file."""
+    """As `ratchet validate` and a first start read them; one for three, but so long that all need a file."""
     file = load_job(make_project(folder))
-    rows = (json.dumps({"id": f"{n}", "question": f"{n}? {'x' * 400}", "answer": "1"}) for n in range(number))
+    rows = (json.dumps({"id": f"{n}", "question": f"{n}? {'x' * 1200}", "answer": "1"}) for n in range(number // 3))
     (folder / "train.jsonl").write_text("\n".join(rows))
 
     def read() -> object:
@@ -100,7 +100,7 @@ def followed(_: Path, number: int) -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("make", "most"),
     [
-        pytest.param(problems, 30, id="problems that are read"),
+        pytest.param(problems, 60, id="problems that are read"),
         pytest.param(prompts, 4 * 35, id="prompts by id"),
         pytest.param(trained, 80, id="completions that are counted"),
         pytest.param(units, 4, id="pairs that are counted"),
