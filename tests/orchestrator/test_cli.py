@@ -330,6 +330,25 @@ def test_a_run_that_may_not_be_looked_into_has_one_message(
             (run / closed).chmod(0o755)
 
 
+def test_a_record_that_may_not_be_read_is_told_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is made of the others without it: its files are no strays, and what is counted by it is not wrong."""
+    with tempfile.TemporaryDirectory() as name:
+        (run := Path(name, "run")).parent.chmod(0o755)
+        two_rounds(run)
+        for command in ("verify", "status"):  # what they import is then there
+            ratchet(command, run)
+        capsys.readouterr()
+        for record in (run / "ledger").glob("*.json"):
+            record.chmod(0)
+            for command in ("verify", "status"):
+                with without_rights():
+                    code = ratchet(command, run)
+                said = capsys.readouterr()
+                assert (code, said.out, said.err.count("\n")) == (1, "", 1)
+                assert f"{record}: this ledger record cannot be read (Permission denied)" in said.err
+            record.chmod(0o644)
+
+
 SHORT = """
 import resource, sys
 from pathlib import Path
