@@ -54,7 +54,7 @@ def export_model(run: str, folder: Path) -> Exported:
         BadInput: no such run, round or checkpoint, or the folder is taken.
         Damaged: a record or a file is not what was committed.
     """
-    found = find(_named(run), run, [], _NOWHERE)
+    found = find(_named(run), "", [], _NOWHERE)
     folder = _free(folder, found.root)
     return settled(found.root, lambda ledger: _export_model(run, found, ledger, folder))
 
