@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 
-
 _ARENAS = -8
 """M_ARENA_MAX of glibc's malloc.h."""
 

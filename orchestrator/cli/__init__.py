@@ -27,6 +27,7 @@ for group in (runs, looks, keeps, checks):
 
 _NO_THREAD = "can't start new thread"
 """What Python says then, in a RuntimeError."""
+_COMPLETION = "--install-completion"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,20 +63,21 @@ def _run_command(arguments: list[str]) -> int:
         return Interrupted.exit_code
     except Exception as error:
         return _unforeseen(error, arguments)
+    return 0
 
 
 def _unforeseen(error: Exception, arguments: list[str]) -> int:
     """The exit code of an error for which no command has a word: one of the machine has a line here, and what is left
     is a bug, which has its trace."""
-    if isinstance(error, OSError) and (told_as := unusable(error)):  # wherever a name that was given is first looked for
+    if isinstance(error, OSError) and (told_as := unusable(error)):  # wherever what was given is first looked for
         terminal.failure(shown.line(told_as))
         return told_as.exit_code
     if of_memory(error):
         terminal.failure(TOO_LITTLE_MEMORY)
     elif str(error) == _NO_THREAD:
         terminal.failure(f"no more threads may be started: {MORE_PROCESSES}, or more memory (`ulimit -v`)")
-    elif "--install-completion" in arguments:  # typer's own: of a home that is no folder, or a start file not in UTF-8
-        terminal.failure(f"--install-completion: {first_line(error)}. It writes below HOME: let that be a folder of yours")
+    elif _COMPLETION in arguments:  # typer's own: of a home that is no folder, or a start file that is not in UTF-8
+        terminal.failure(f"{_COMPLETION}: {first_line(error)}. It writes below HOME: let that be a folder of yours")
     else:
         terminal.echo_traceback()
     return RatchetError.exit_code

@@ -66,7 +66,7 @@ def archived(run_dir: Path, address: str | None, records: int) -> dict[str, Any]
 def archive_line(said: Mapping[str, Any]) -> str:
     """The same for people."""
     if said["records"] is None:
-        return f"archive: {said['address']}; what it has is not known here, and `ratchet archive RUN` looks, and sends it"
+        return f"archive: {said['address']}; what it has is not known here: `ratchet archive RUN` looks, and sends it"
     left = said["of"] - said["records"]
     rest = f"; {left} are not there" + (f": {said['problem']}" if said["problem"] else "") if left else ""
     return f"archive: {said['address']} has {said['records']} of {said['of']} records, with their files{rest}"

@@ -143,7 +143,7 @@ def shielded() -> Iterator[Shield]:
 
 
 def _thread_ended(of: threading.ExceptHookArgs) -> None:
-    """A thread has ended by an error that it does not handle: of ours, or of a library. What the command does goes on."""
+    """A thread, of ours or of a library, has ended by an error that it does not handle. The command goes on."""
     if of.exc_value is None or of.exc_type is SystemExit:
         return
     frames = traceback.extract_tb(of.exc_traceback)

@@ -112,7 +112,7 @@ def _named(run: str) -> RunModel:
     place = run_named(Path(folder if at else name))
     if place.exists():  # where every command looks for it
         name = f"{real(place)}{at}{number}" if at else str(real(place))
-    found = run_model(f"run:{name}", run)
+    found = run_model(f"run:{name}", "RUN")
     assert found is not None
     return found
 

@@ -58,7 +58,8 @@ class Reading:
         except (Damaged, OSError) as error:
             require_enough(error)
             if isinstance(error.__cause__, PermissionError):  # it may be sound, and what is committed by it, too
-                raise RatchetError(f"{error}: let this user read it, without which nothing is said of the run") from error
+                said = f"{error}: let this user read it, without which nothing is said of the run"
+                raise RatchetError(said) from error
             self.findings.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
         except Exception as error:  # whatever a stranger writes into a record, the others are still to be checked
             require_enough(error)
