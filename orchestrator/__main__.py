@@ -41,9 +41,11 @@ def main() -> None:
 
 def share_one_arena() -> None:
     """Where addresses are limited (`ulimit -v`), let no thread have an arena of its own, for which glibc takes 64 to
-    128 MiB of them: a thread of Arrow's that gets no more ends the process with abort()."""
+    128 MiB of them, nor Arrow an allocator that reserves them ahead: a thread of Arrow's that gets no more ends the
+    process with abort()."""
     if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
         return
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):  # of another C library
