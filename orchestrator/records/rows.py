@@ -16,7 +16,7 @@ import pyarrow as pa
 from orchestrator.config import RoundLoss
 from orchestrator.records.adapters import AdapterPlan
 
-GRADERS_VERSION = 4
+GRADERS_VERSION = 5
 """Of what the graders say: it grows with every change that makes some verdict another one. Facts of verdicts and
 evaluations have it as `graders_version`; those without are of version 1, under which what could not be read was wrong.
 Verdicts of different versions are not compared."""

@@ -1,9 +1,11 @@
 """The same option of several: a letter ("B", "(B)", "option B"), its text, or both ("B) Paris").
 
-Where gold and answer both have a letter, the letters decide. Otherwise their texts do. A letter against a text alone
-cannot be compared, because a grader is not told the options, and neither can a letter and a number: whether the first
-option is 0 or 1 is not known. Such an answer is unreadable, and so is one that names no option surely ("It's B, I
-think"). One that names several, denies one or refuses to choose is wrong.
+Where gold and answer both have a letter, the letters decide, unless both have a text, too, and the texts have nothing
+in common ("E. coli" and "E. faecalis"). Otherwise their texts do. A gold answer that only begins with a letter, such as
+"f(x) = x^2", is a text. A letter against a text alone cannot be compared, because a grader is not told the options, and
+neither can a letter and a number: whether the first option is 0 or 1 is not known. Such an answer is unreadable, and so
+is one that names no option surely ("It's B, I think"). One that names several, denies one or refuses to choose is
+wrong.
 """
 
 from __future__ import annotations
@@ -33,6 +35,18 @@ _SUPPORT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _ARTICLE = re.compile(r"(?P<article>an?|the) (?=\w)", re.IGNORECASE)
+_OPTION_GOLD = re.compile(
+    r"\W*(?:[(\[{<\"'] ?\w{1,4} ?[)\]}>\"'][:.,]?|\w{1,4} ?[)\]}.:])\s*\S.*|[A-J](?: -+>? | \()\W*[^\W\d_]{2}.*",
+    re.DOTALL,
+)
+"""A gold answer that is an option with its text: "(B) Paris", "B. Paris", "B - Paris"."""
+_NO_NAME = re.compile(r"[!@#%+^=<>]|(?<!\*)\b\w\*\W*\Z|\$\s*[0-9]+\W*(?<!\$)\Z")
+"""In a gold answer that is no option's name: 5!, C*, $5."""
+_CHANGED = re.compile(r"(?:[<>=#@.+-]|(?<![\w.,])\$)\s*[0-9]+(?![0-9$])|[0-9]\s*(?:[!%]|[-+*/^=×÷–]\s*[0-9.(\\]|=>)")
+"""A number with something beside it that makes it another one."""
+_TUPLE = re.compile(r"\W*[(\[](?!\s*[A-J]\W)\s*\w{1,2}(?:\s*,\s*\w{1,2})+\s*[)\]]\W*|[A-Za-z]\(\w{1,2}\)")
+"""What has an order, or is a function: "(5, 3)", "O(n)"."""
+_WORD = re.compile(r"[^\W\d_]{3,}")
 GoldKind = Literal["letter", "number", "several", "text"]
 
 
@@ -56,9 +70,12 @@ def gold_kind(gold: str) -> GoldKind | None:
 def _gold(gold: str) -> Option | None:
     """The option that a gold answer is; None where it is empty, too long, or gives alternatives ("A or B")."""
     option = parse(gold)
-    if option.stance == "chosen" or (option.stance == "several" and option.joined):
+    surely = _OPTION_GOLD.fullmatch(gold) if option.text else not _NO_NAME.search(gold)
+    if option.stance == "chosen" and (surely if option.names else gold.strip()[0] not in ".#@"):
         return option
-    if option.stance == "several" or not key(gold):
+    if option.stance == "several" and option.joined and not _TUPLE.fullmatch(gold):
+        return option
+    if (option.stance == "several" and not option.joined) or not key(gold):
         return None
     return Option("chosen", text=key(gold))  # "Cannot be determined" is an option's text too
 
@@ -88,12 +105,21 @@ def grade(gold: str, answer: str) -> Judgement:
 
 def _by_name(wanted: Option, got: Option, answer: str, gold: str) -> Judgement:
     if set(got.names) == set(wanted.names):
+        if wanted.text and got.text and not _agree(wanted.text, got.text):
+            return unreadable(f"{short(answer)!r} has the letter of {short(gold)!r} and another text")
+        if _numbers(wanted) and _CHANGED.search(answer):
+            return unreadable(f"{short(answer)!r} is not surely {short(gold)!r}")
         return CORRECT
     if _numbers(wanted) != _numbers(got):
         if wanted.text and wanted.text in (key(answer), key(got.names[0])):  # "42" for "B) 42"
             return CORRECT
         return unreadable(f"{short(answer)!r} and {short(gold)!r} name options in different ways")
     return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether two texts may say the same: one is in the other, or they share a word."""
+    return one in other or other in one or bool({*_WORD.findall(one)} & {*_WORD.findall(other)})
 
 
 def _numbers(option: Option) -> bool:

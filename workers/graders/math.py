@@ -57,7 +57,11 @@ zero matrix vector ratio probability area volume length distance total inequalit
 given of for in to system general exact all possible real complex sum product and it which number angle side graph plane
 """
 _LEADING = frozenset(_LEADING_WORDS.split())
-_PREDICATE = re.compile(r"(?:[a-z]+\W+){1,8}?(?:is|are|was|were)\s+(?P<rest>.+)", re.IGNORECASE)
+_PREDICATE = re.compile(
+    r"(?:(?:[a-z]+\W+){1,8}?(?:is|are|was|were|(?:will|would|must|should) be|falls on)\s+)?"
+    r"(?:(?:on|in|at) )?(?P<rest>.+)",
+    re.IGNORECASE,
+)
 _REFUSAL = re.compile(
     r"\b(?:(?:do|does|did|could)(?:n['’]t| not)|can(?:['’]t| ?not)|unable to|not able to|impossible to)\s+(?:be\s+)?"
     r"(?:know|known|tell|say|solved?|determined?|answer(?:ed)?|find|found|computed?|calculated?|figured?)\b"
@@ -75,6 +79,7 @@ _DIGITS = re.compile(r"[0-9]+")
 _PLAIN_SET = re.compile(r"\\(?:mathbf|boldsymbol|bm|bf)(?![A-Za-z])\s*\{?\s*([RZQNC])\b\s*\}?|\A([RZQNC])\Z")
 _LETTERS = re.compile(r"(?:[^\W\d_]|\*)+")
 _DENIALS = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot|\w+n't|false|wrong|incorrect)\b", re.IGNORECASE)
+_SEVERAL_TEXTS = re.compile(r"\b(?:and|or)\b|[,;/&]")
 _WARM_UP = (
     ("x^2", "\\frac{1}{x}"),
     ("(1,2)", "[1,2]"),
@@ -226,13 +231,16 @@ def _answer(text: str) -> Kind | None:
 
 
 def _text(gold: str, answer: str) -> Judgement:
-    """A gold answer in words: the same words, or a sentence that ends in them."""
+    """A gold answer in words: the same words, or a sentence that ends in them. Unread where they stand elsewhere."""
     match = _PREDICATE.fullmatch(spelled(answer))
     if match is not None and not _DENIALS.search(answer) and exact.grade(gold, match["rest"]).verdict == "correct":
         return CORRECT
     keys = exact.key(gold), exact.key(answer)
     if _DIGITS.search(keys[0]) and _DIGITS.sub("0", keys[0]) != _DIGITS.sub("0", keys[1]):
         return unreadable(f"{short(answer)!r} is not read as {short(gold)!r}")  # 2 h 30 min for 2 hours 30 minutes
+    has_it = re.search(rf"(?<![\w-]){re.escape(keys[0])}(?![\w-])", keys[1])
+    if has_it and not _DENIALS.search(answer) and not _SEVERAL_TEXTS.search(answer):
+        return unreadable(f"{short(answer)!r} is not surely {short(gold)!r}")
     return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
 
 

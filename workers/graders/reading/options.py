@@ -50,6 +50,14 @@ _RIGHT = (
     r"(?:(?:only|best|final|most|correct|right|true|appropriate|accurate|suitable|valid|likely|logical) ?)+"
     r"(?:answer|option|choice|one|statement|response|letter|alternative)?(?: (?:here|of these|of all))?"
 )
+_REJECTED = re.compile(  # a remark behind a name: "B (wrong)", "B - ruled out"; "B. Wrong" has the text of an option
+    r"\s*[,(\[-]?\s*(?:(?:this|that|it|which) )?(?:(?:is|was) )?(?:clearly |definitely )?"
+    r"(?:(?P<no>not(?: (?:right|correct|true|included))?|wrong|incorrect|eliminated|excluded|ruled out|rejected)"
+    r"|false|untrue|impossible|invalid|no)[\s)\].!]*",
+    re.IGNORECASE,
+)
+_MARRED = re.compile(r"\s*[✗✘❌×¬~±≠≈≤≥!€£¥₹]")
+"""Begins what is not simply what follows."""
 _AFTER = re.compile(
     rf"[\s,;:.!()-]*(?:(?:{_RIGHT}|(?:is|was) (?:the|my|our) (?:final )?(?:answer|choice|pick)|only|alone"
     r"|it is|is it|definitely|certainly|obviously|clearly|of course|for sure|surely)\b[\s,;:.!)]*)?"
@@ -157,8 +165,8 @@ def parse(text: str) -> Option:
     """What `text` says, with each doubt as a stance of its own."""
     if len(text) > MAX_LENGTH:
         return Option("unclear")
-    text = _bare(normalise(text))
-    if not text:
+    text = normalise(text)
+    if _MARRED.match(text) or not (text := _bare(text)):
         return Option("unclear")
     spoken = text
     for _ in range(4):
@@ -170,7 +178,7 @@ def parse(text: str) -> Option:
     if (several := _several(text)) is not None:
         return several
     one = _one(text)
-    if one is not None and one.stance == "chosen":
+    if one is not None and one.stance in ("chosen", "denied"):
         return one
     return _clauses(text) or one or _other(spoken, text)
 
@@ -221,6 +229,8 @@ def _one(text: str) -> Option | None:
         return None
     labelled = match.re is _LABEL and bool(rest.strip())
     separator = text[: len(text) - len(rest)][-1:] if rest else ""
+    if separator not in ".:)]}" and (rejected := _REJECTED.fullmatch(rest)) is not None:
+        return Option("denied" if rejected["no"] else "unclear", (name,))
     if (other := _NOT_OTHER.match(rest)) is not None and _upper(other["name"]) != name:
         rest = rest[other.end() :]
         if not rest:
