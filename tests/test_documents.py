@@ -61,13 +61,16 @@ def test_every_link_in_a_document_leads_somewhere(document: Path) -> None:
 
 
 def test_every_test_that_a_document_names_is_there() -> None:
-    """By its file, its name, or both with a dot between."""
-    known: set[str] = set()
+    """By its file, also with its folder, its name, or both with a dot between."""
+    known, folders = set[str](), set[str]()
     for file in (PROJECT / "tests").rglob("test_*.py"):
+        folders.add(file.parent.name)
         names = re.findall(r"^def (test_\w+)", file.read_text(), re.M)
-        known |= {file.stem, *names, *(f"{file.stem}.{name}" for name in names)}
+        files = {file.stem, f"{file.parent.name}/{file.stem}"}
+        known |= {*files, *names, *(f"{one}.{name}" for one in files for name in names)}
+    within = "|".join(sorted(folders))
     for document in DOCUMENTS:
-        named = set(re.findall(r"`(test_\w+(?:\.test_\w+)?)`", document.read_text()))
+        named = set(re.findall(rf"`((?:(?:{within})/)?test_\w+(?:\.test_\w+)?)`", document.read_text()))
         assert named <= known, f"{document.name}: {named - known}"
 
 

@@ -66,8 +66,9 @@ class DiskStore:
 
     def _made(self, name: str) -> Path:
         """The path of a file, with the folders that it lies in."""
-        if not self.folder.parent.is_dir():
-            raise Unreachable(f"{self.folder}: there is no {self.folder.parent}: make it, or mount its disk")
+        if not (parent := self.folder.parent).is_dir():
+            what = f"{parent} is no folder" if parent.exists() else f"there is no {parent}: make it, or mount its disk"
+            raise Unreachable(f"{self.folder}: {what}")
         path = self._path(name)
         try:
             require_below(self.folder, path)
@@ -75,7 +76,10 @@ class DiskStore:
             raise Unreachable(f"{path}: a link leads it out of the archive") from error
         for folder in reversed([one for one in path.parents if one.is_relative_to(self.folder)]):
             if not folder.is_dir():
-                folder.mkdir(exist_ok=True)
+                try:
+                    folder.mkdir(exist_ok=True)
+                except FileNotFoundError as error:  # the parent is there, and takes no folder, as /proc does not
+                    raise Unreachable(f"{folder}: cannot be made: {error.strerror}") from error
                 sync(folder.parent)
         return path
 

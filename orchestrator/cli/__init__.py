@@ -16,8 +16,9 @@ from orchestrator.cli.checking import checks
 from orchestrator.cli.driving import drives, runs
 from orchestrator.cli.keeping import keeps
 from orchestrator.cli.looking import looks
-from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.errors import BadInput, Interrupted, RatchetError, first_line
 from orchestrator.files.disk import MORE_PROCESSES, unusable
+from orchestrator.files.lack import TOO_LITTLE_MEMORY, of_memory
 from orchestrator.text import shown, terminal
 
 for group in (runs, looks, keeps, checks):
@@ -26,6 +27,7 @@ for group in (runs, looks, keeps, checks):
 
 _NO_THREAD = "can't start new thread"
 """What Python says then, in a RuntimeError."""
+_COMPLETION = "--install-completion"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,16 +70,23 @@ def _run_command(arguments: list[str]) -> int:
         return error.exit_code
     except (Interrupted, KeyboardInterrupt):
         return Interrupted.exit_code
-    except OSError as error:  # wherever a name that was given is first looked for
-        if told_as := unusable(error):
-            terminal.failure(shown.line(told_as))
-            return told_as.exit_code
-        terminal.echo_traceback()
-    except MemoryError:
-        terminal.failure("too little memory for this command: free some, or let it have more (`ulimit -v`)")
     except Exception as error:
-        if str(error) == _NO_THREAD:
-            terminal.failure(f"no more threads may be started: {MORE_PROCESSES}, or more memory (`ulimit -v`)")
-        else:
-            terminal.echo_traceback()
+        return _unforeseen(error, arguments)
+    return 0
+
+
+def _unforeseen(error: Exception, arguments: list[str]) -> int:
+    """The exit code of an error for which no command has a word: one of the machine has a line here, and what is left
+    is a bug, which has its trace."""
+    if isinstance(error, OSError) and (told_as := unusable(error)):  # wherever what was given is first looked for
+        terminal.failure(shown.line(told_as))
+        return told_as.exit_code
+    if of_memory(error):
+        terminal.failure(TOO_LITTLE_MEMORY)
+    elif str(error) == _NO_THREAD:
+        terminal.failure(f"no more threads may be started: {MORE_PROCESSES}, or more memory (`ulimit -v`)")
+    elif _COMPLETION in arguments:  # typer's own: of a home that is no folder, or a start file that is not in UTF-8
+        terminal.failure(f"{_COMPLETION}: {first_line(error)}. It writes below HOME: let that be a folder of yours")
+    else:
+        terminal.echo_traceback()
     return RatchetError.exit_code

@@ -6,6 +6,7 @@ import importlib.resources
 import os
 import re
 import sys
+import unicodedata
 from pathlib import Path
 
 from orchestrator.config import Job
@@ -16,6 +17,10 @@ from orchestrator.files.lack import MOST_OF_A_PATH, ROOM_FOR_A_RUN
 from orchestrator.files.named import named_path, real, whole
 
 DEMO = "demo"
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)/+(?=[^/])")
+"""That of an archive, as a path spells it: with one slash where there were two."""
+_CONTROLS = ("Cc", "Zl", "Zp")
+"""Unicode's categories of control characters, and of what ends lines and paragraphs."""
 _OTHER_FORM = re.compile(r"run:|[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -64,11 +69,14 @@ def run_named(run: Path) -> Path:
     of that name that is no run, such as that of its job, does not stand before it.
 
     Raises:
-        BadInput: its name is not in UTF-8.
+        BadInput: its name is not in UTF-8, or it is the address of an archive.
     """
     if run.is_absolute() or is_run(run):  # which needs no current folder
         return whole(run)
     found = next((place for place in (home() / run, home() / "runs" / run) if is_run(place)), None)
+    if found is None and _ADDRESS.match(str(run)) and not run.exists():
+        address = without_password(_ADDRESS.sub(r"\1//", str(run), count=1))
+        raise BadInput(f"{address}: is an address, and a run is a folder: `ratchet fetch` brings an archived one here")
     return whole(found or (run if run.exists() else home() / run))
 
 
@@ -76,8 +84,8 @@ def require_room(folder: Path) -> Path:
     """`folder`, a run's, where it is there or can be made.
 
     Raises:
-        BadInput: it cannot, names what is in the way; it would lie in another run; or its path leaves too little for
-            those of the files in it.
+        BadInput: it cannot, names what is in the way; it would lie in another run; its path leaves too little for
+            those of the files in it; or a name that would be made has a line break in it, or another control character.
     """
     if (size := len(os.fsencode(folder))) > MOST_OF_A_PATH - ROOM_FOR_A_RUN:
         raise BadInput(
@@ -87,6 +95,12 @@ def require_room(folder: Path) -> Path:
     above = next(place for place in (folder, *folder.parents) if place.exists())
     if not above.is_dir():
         raise BadInput(f"{folder}: a run needs a folder, and {above} is none. Choose another `name` or `run_dir`.")
+    made = str(folder)[len(str(above)) :]
+    if any(unicodedata.category(letter) in _CONTROLS for letter in made):
+        raise BadInput(
+            f"{str(folder)!r}: the name of a run's folder has no line break or other control character in it. Choose "
+            "another; `run_dir` of a job file is written on one line, in quotes"
+        )
     around = next((place for place in real(folder).parents if is_run(place)), None)
     if around is not None and not is_run(folder):  # one that is there already goes on
         raise BadInput(

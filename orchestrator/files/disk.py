@@ -56,6 +56,8 @@ def cure(error: OSError, folder: Path) -> str | None:
     if error.errno in _OF_RIGHTS:
         return CURE
     if error.errno in (errno.ENOENT, errno.ENOTDIR) and not (folder / "ledger").is_dir():
+        if _has_no_room_at_all(folder):
+            return "choose a folder on a disk"
         return "the folder was moved, deleted or unmounted: put it back"
     return "take away what stands there" if error.errno in _IN_THE_WAY else None
 
@@ -79,6 +81,14 @@ def unusable(error: OSError) -> RatchetError | None:
 
 def _is_of_the_disk(error: OSError) -> bool:
     return error.errno in _OF_THE_DISK or (error.errno in _OF_ITS_FILES and error.filename is not None)
+
+
+def _has_no_room_at_all(folder: Path) -> bool:
+    """Whether it lies in a file system that has no room for any file, such as /proc."""
+    try:
+        return os.statvfs(folder).f_blocks == 0
+    except OSError:
+        return False
 
 
 def _is_nowhere() -> bool:

@@ -195,9 +195,11 @@ def read_regular(path: Path, limit: int, root: Path | None = None) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):  # it may have become another since
             raise Damaged(f"{path}: is no regular file")
-        content = file.read(min(status.st_size, limit) + 1)  # as much memory is taken, however little there is
+        content = b""
+        if status.st_size <= limit:
+            content = file.read(status.st_size + 1)  # as much memory is taken, however little there is
         if status.st_size < len(content) <= limit:
             content += file.read(limit + 1 - len(content))  # it grows
-    if len(content) > limit:
+    if max(status.st_size, len(content)) > limit:
         raise Damaged(f"{path}: is larger than the {limit:,} bytes that such a file may have")
     return content

@@ -1,68 +1,44 @@
 """What a ledger's records say, kept in one file beside them, so that a long history is read at once.
 
-    runs/irpo/ledger.cache      a line of JSON: version, number of records, seal of both and of the rest
-                                the identity of each record's file, and what each record says
+    runs/irpo/ledger.cache      sealed (sealed.py): the identity of each record's file, and what each record says
 
 It is derived and may be deleted at any time. It is believed only while every record's file is the one that it was made
 from: the same inode, size and times, of which nobody can set the change time. `verify` reads the records themselves.
-The seal is made with the key of the user's state folder: who can write into the folder of a run, on a shared disk or in
-an image of one, could make a cache that fits the files and says what no record says. Another user's cache is no cache.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import __version__
-from orchestrator.errors import Damaged
-from orchestrator.files import user_state
+from orchestrator.files import sealed
 from orchestrator.files.durable import replace
-from orchestrator.files.inside import read_regular
 
 MIN_NEW = 1000
 """Records that must be new before it is made again: fewer are read as fast."""
-_LARGEST = 2**31  # bytes
+_LARGEST = 2**29  # bytes: those of half a million records
 
 
 def load(file: Path, folder: Path) -> list[list[Any]]:
     """Epoch, kind, time and data of the first records of the ledger in `folder`, as `file` has them; none where it is
     not to be believed."""
-    try:
-        if not file.exists():
-            return []
-        header, _, rest = read_regular(file, _LARGEST).partition(b"\n")
-        said = json.loads(header)
-        if not hmac.compare_digest(header, _header(int(said["records"]), rest)):
-            return []
-        identities, _, records = rest.partition(b"\n")
-        if json.loads(identities) != _identities(folder, int(said["records"])):
-            return []
-        found: list[list[Any]] = json.loads(records)
-        return found if len(found) == said["records"] else []
-    except (OSError, Damaged, ValueError, TypeError, KeyError, RecursionError):
-        return []  # derived: whatever is wrong with it, the records are read
+    said = sealed.load(file, _LARGEST)
+    if not isinstance(said, dict):
+        return []
+    with contextlib.suppress(OSError):
+        found: list[list[Any]] = said["records"]
+        return found if said["identities"] == _identities(folder, len(found)) else []
+    return []
 
 
 def save(file: Path, folder: Path, records: Sequence[list[Any]]) -> None:
     """Make it anew of all records so far: of each what `load` returns. Where it cannot be written, there is none."""
     with contextlib.suppress(OSError, ValueError):
-        rest = b"\n".join(json.dumps(part).encode() for part in (_identities(folder, len(records)), list(records)))
-        replace(file, _header(len(records), rest) + b"\n" + rest)
-
-
-def _header(count: int, rest: bytes) -> bytes:
-    """The first line of the cache of so many records; the seal is HMAC-SHA256 (RFC 2104)."""
-    said = {"version": __version__, "records": count}
-    seal = hmac.new(user_state.sealing_key(), b"ledger.cache\n" + json.dumps(said).encode() + b"\n", hashlib.sha256)
-    seal.update(rest)
-    return json.dumps(said | {"seal": seal.hexdigest()}).encode()
+        said = {"identities": _identities(folder, len(records)), "records": list(records)}
+        replace(file, sealed.content(file.name, said))
 
 
 def _identities(folder: Path, count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -67,24 +68,21 @@ def run_model(text: str, where: str) -> RunModel | None:
 
 def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Checkpoint:
     """Look the checkpoint up and verify it. `own` is the run folder of the job that asks, `folders` are those that its
-    relative paths are in.
+    relative paths are in. `where` is the line of the job that names it, or nothing, and stands before what is refused.
 
     Raises:
         BadInput: no such run or round, or the checkpoint was removed or is not what was committed.
         Damaged: the other run's ledger cannot be read.
     """
-    with of_file(where):
+    with of_file(where) if where else contextlib.nullcontext():
         root = place_of(model.run, folders, own)
-    if root == own:
-        raise BadInput(f"{where}: {root} is this job's own run, which cannot need itself. Choose another `name`.")
-    try:
+        if root == own:
+            raise BadInput(f"{root} is this job's own run, which cannot need itself. Choose another `name`.")
         open_run(root)
-    except BadInput as error:
-        raise BadInput(f"{where}: {error}") from error
-    try:
-        return settled(root, lambda ledger: _sound(model, ledger.state, root, f"{where}: {root}"))
-    except Damaged as error:
-        raise BadInput(f"{where}: {error} `ratchet verify {root}` names all that is wrong with it.") from error
+        try:
+            return settled(root, lambda ledger: _sound(model, ledger.state, root, str(root)))
+        except Damaged as error:
+            raise BadInput(f"{error} `ratchet verify {root}` names all that is wrong with it.") from error
 
 
 def _sound(model: RunModel, state: State, root: Path, what: str) -> Checkpoint:

@@ -51,19 +51,22 @@ def write_cursor(run_dir: Path, cursor: Cursor) -> None:
 
 
 def archived(run_dir: Path, address: str | None, records: int) -> dict[str, Any] | None:
-    """What `ratchet status` tells: `address`, `records` that are there, of how many (`of`), and `problem`; None where
-    the job has no archive and nothing was sent by hand. `address` is the job's, and `records` those of the run."""
+    """What `ratchet status` tells: `address`, `records` that are there (null: nothing is known of it here), of how many
+    (`of`), and `problem`; None where the job has no archive and nothing was sent by hand. `address` is the job's, and
+    `records` those of the run."""
     known = read_cursor(run_dir)
     if address is None and known is None:
         return None
     if known is None or (address is not None and known.address != without_password(address)):
-        return {"address": without_password(str(address)), "records": 0, "of": records, "problem": None}
+        return {"address": without_password(str(address)), "records": None, "of": records, "problem": None}
     sent = min(known.records, records)
     return {"address": known.address, "records": sent, "of": records, "problem": known.problem}
 
 
 def archive_line(said: Mapping[str, Any]) -> str:
     """The same for people."""
+    if said["records"] is None:
+        return f"archive: {said['address']}; what it has is not known here: `ratchet archive RUN` looks, and sends it"
     left = said["of"] - said["records"]
     rest = f"; {left} are not there" + (f": {said['problem']}" if said["problem"] else "") if left else ""
     return f"archive: {said['address']} has {said['records']} of {said['of']} records, with their files{rest}"

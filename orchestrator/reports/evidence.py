@@ -97,11 +97,16 @@ class Evidence:
         return sum(self.round.count("pairs", f"prompts_{kind}") for kind in kinds)
 
     @property
+    def of_steps(self) -> bool:
+        """Whether the pairs are of reasoning steps."""
+        return "errors" in self.round.facts.get("pairs", {})
+
+    @property
     def num_paired(self) -> int | None:
         """Those of them that give pairs. Earlier versions told of mixed ones alone, which give pairs of whole samples;
-        pairs of reasoning steps are of any prompt with a wrong sample, and of how many is not told: None."""
+        pairs of reasoning steps are of any prompt with a wrong sample, and of how many was not told: None."""
         pairs = self.round.facts.get("pairs", {})
-        if "prompts_paired" not in pairs and "errors" in pairs:
+        if "prompts_paired" not in pairs and self.of_steps:
             return None
         told = "prompts_paired" if "prompts_paired" in pairs else "prompts_mixed"
         return min(self.round.count("pairs", told), self.num_prompts)

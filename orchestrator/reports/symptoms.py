@@ -163,6 +163,12 @@ def _pairs_run_dry(evidence: Evidence, past: Past) -> Iterator[str]:
     if wilson_interval(giving, evidence.num_prompts)[1] >= MIN_MIXED:
         return
     share = giving / evidence.num_prompts
+    if evidence.of_steps:
+        yield (
+            f"only {100 * share:.0f} % of the prompts give pairs of reasoning steps: pairs run dry. See how many wrong "
+            "answers are located and put right, and raise `generate.samples` or `steps.rectifications`."
+        )
+        return
     start = f"only {100 * share:.0f} % of the prompts give pairs, most others' samples are all"
     sides = ("tied", "all_correct", "all_wrong", "ungradable")
     counts = {kind: evidence.round.count("pairs", f"prompts_{kind}") for kind in sides}

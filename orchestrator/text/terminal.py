@@ -14,6 +14,7 @@ import os
 import re
 import select
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO, cast
@@ -22,7 +23,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from orchestrator.errors import cut
+from orchestrator.errors import cut, first_line
 from orchestrator.text import shown
 
 _WHO = "ratchet: "
@@ -133,12 +134,24 @@ def shielded() -> Iterator[Shield]:
     before = sys.stdout, sys.stderr
     out, err = Lasting(sys.stdout), Lasting(sys.stderr)
     sys.stdout, sys.stderr = _Shown(out), _Shown(err)
+    hook, threading.excepthook = threading.excepthook, _thread_ended
     try:
         yield Shield(out, err)
     finally:
+        threading.excepthook = hook
         for stream in (out, err):
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def _thread_ended(of: threading.ExceptHookArgs) -> None:
+    """A thread, of ours or of a library, has ended by an error that it does not handle. The command goes on."""
+    if of.exc_value is None or of.exc_type is SystemExit:
+        return
+    frames = traceback.extract_tb(of.exc_traceback)
+    at = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    said = f"{of.exc_type.__name__}: {first_line(of.exc_value)}{at}"
+    failure(f"the thread {of.thread.name if of.thread else 'of a library'!r} has ended, and the rest goes on: {said}")
 
 
 def _open_all() -> None:

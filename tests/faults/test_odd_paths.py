@@ -124,6 +124,45 @@ def test_what_is_no_file_is_refused_at_once(
     assert sorted(os.listdir(tmp_path)) == before
 
 
+MADE: dict[str, list[str]] = {
+    "run": ["run", "{job}", "run_dir={place}"],
+    "archive": ["archive", "{run}", "{place}"],
+    "fetch": ["fetch", "{archive}", "{place}"],
+    "export": ["export", "{run}", "{place}"],
+    "export pairs": ["export", "{run}", "{place}", "--pairs"],
+    "fork": ["fork", "{run}", "{place}"],
+    "rescore": ["rescore", "{run}", "{place}", "grade.strict=false"],
+    "init": ["init", "{place}", "--data", "{problems}", "--model", "ORG/NAME"],
+    "grade": ["grade", "{answers}", "-o", "{place}.jsonl", "--grader", "exact"],
+    "report": ["report", "{run}", "-o", "{place}.html"],
+    "compare": ["compare", "{run}", "{run}", "--page", "{place}.html"],
+}
+"""What makes something, by where."""
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/sys/x", "/dev/null/x"])
+@pytest.mark.parametrize("command", MADE)
+def test_where_nothing_can_be_made_is_told_as_that(
+    run: Path, tmp_path: Path, command: str, place: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not as a folder that was moved, a file that went, or a disk that is to be mounted."""
+    job = make_project(tmp_path / "project", rounds=1)
+    places = {"run": run, "job": job, "place": place, "archive": tmp_path / "archive"}
+    places["problems"], places["answers"] = tmp_path / "project/problems.jsonl", tmp_path / "answers.jsonl"
+    places["answers"].write_text('{"gold": "7", "text": "Final answer: 7"}\n')
+    rows = ({"question": f"What is {n} plus {7 * n}?", "answer": str(8 * n)} for n in range(80))
+    places["problems"].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if command == "fetch":
+        assert ratchet("archive", str(run), str(places["archive"])) == 0
+        capfd.readouterr()
+    with bounded():
+        assert ratchet(*(part.format(**places) for part in MADE[command])) in (1, 2)
+    said = capfd.readouterr().err
+    told = next(line for line in said.splitlines() if line.startswith("ratchet: "))
+    assert "Traceback" not in said and os.path.dirname(place) in told
+    assert not any(wrong in told for wrong in ("put it back", "while it was looked at", "mount", "File exists")), told
+
+
 NOWHERE: dict[str, tuple[list[str], int]] = {
     "run": (["run", "{job}"], 2),
     "run relative": (["run", "tiny.yaml"], 2),

@@ -162,13 +162,13 @@ SIGNS: dict[str, Callable[[Path], object]] = {
         f"{key}: {value[:20]}": lambda path, key=key, value=value: path.write_text(  # type: ignore[misc]
             json.dumps({"host": "elsewhere", "pid": 1, "process_start": 1.0})[:-1] + f', "{key}": {value}}}'
         )
-        for key in ("host", "pid", "process_start", "run")
+        for key in ("host", "pid", "process_start", "run", "records")
         for value in ("[]", "{}", "true", "-1", "1e999", "NaN", "9" * 400, r'"\u0000"', "0")
     },
 }
 
 
-@pytest.mark.parametrize("file", ["driver.json", "tracking.json", "progress.json"])
+@pytest.mark.parametrize("file", ["driver.json", "tracking.json", "progress.json", "ledger.cache"])
 @pytest.mark.parametrize("what", SIGNS)
 def test_a_sign_of_life_that_is_none_is_passed_over(run: Path, what: str, file: str) -> None:
     last(run).unlink()  # how it ended is not said: the sign of life is looked at

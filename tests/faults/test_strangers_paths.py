@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,52 @@ def test_what_leads_out_of_a_run_is_neither_renamed_nor_removed(space: Path) -> 
     remove(run, run / "nothing/there")
     rename(run, run / "own/file", run / "new")
     assert (outside / "file").exists() and (run / "new").exists() and not (run / "link").is_symlink()
+
+
+_SWAP: dict[str, Callable[[], None]] = {}
+"""What is done once, just before the operation of this audit event, or of "open" and a folder."""
+
+
+def _swaps(event: str, arguments: tuple[Any, ...]) -> None:
+    if _SWAP and (swap := _SWAP.pop(f"{event} {arguments[0]}" if event == "open" else event, None)):
+        swap()
+
+
+DEEDS: dict[str, Callable[[Path], None]] = {
+    "os.remove": lambda run: remove(run, run / "own/file"),
+    "shutil.rmtree": lambda run: remove(run, run / "own/folder"),
+    "os.rename": lambda run: rename(run, run / "own/file", run / "own/new"),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("moment", ["after the look", "before the deed"])
+def test_a_folder_that_is_swapped_for_a_link_meanwhile_is_no_way_out(space: Path, deed: str, moment: str) -> None:
+    run, outside = space / "run", space / "outside"
+    for place in (run / "own", outside):
+        (place / "folder").mkdir(parents=True)
+        (place / "folder/inner").write_text("text")
+        (place / "file").write_text("text")
+    before, aside = everything(outside), run / "aside"
+
+    def swap() -> None:
+        os.rename(run / "own", aside)
+        link(run / "own", outside)
+
+    if not hasattr(sys, "_ratchet_swaps"):
+        sys._ratchet_swaps = True  # type: ignore[attr-defined]  # a hook can't be taken back
+        sys.addaudithook(_swaps)
+    if moment == "after the look":
+        _SWAP[f"open {run}"] = swap
+        with pytest.raises(OSError):
+            DEEDS[deed](run)
+        assert sorted(os.listdir(aside)) == ["file", "folder"]
+    else:
+        _SWAP[deed] = swap
+        DEEDS[deed](run)
+        left = {"os.remove": ["folder"], "shutil.rmtree": ["file"], "os.rename": ["folder", "new"]}
+        assert sorted(os.listdir(aside)) == left[deed]
+    assert everything(outside) == before and not _SWAP
 
 
 def test_a_discard_through_a_link_is_not_even_written_down(case: Case, space: Path) -> None:

@@ -339,6 +339,25 @@ def test_a_run_that_may_not_be_looked_into_has_one_message(
             (run / closed).chmod(0o755)
 
 
+def test_a_record_that_may_not_be_read_is_told_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is made of the others without it: its files are no strays, and what is counted by it is not wrong."""
+    with tempfile.TemporaryDirectory() as name:
+        (run := Path(name, "run")).parent.chmod(0o755)
+        two_rounds(run)
+        for command in ("verify", "status"):  # what they import is then there
+            ratchet(command, run)
+        capsys.readouterr()
+        for record in (run / "ledger").glob("*.json"):
+            record.chmod(0)
+            for command in ("verify", "status"):
+                with without_rights():
+                    code = ratchet(command, run)
+                said = capsys.readouterr()
+                assert (code, said.out, said.err.count("\n")) == (1, "", 1)
+                assert f"{record}: this ledger record cannot be read (Permission denied)" in said.err
+            record.chmod(0o644)
+
+
 SHORT = """
 import resource, sys
 from pathlib import Path
@@ -379,3 +398,57 @@ def test_too_little_memory_is_told_in_a_line(tmp_path: Path) -> None:
     cure = "free some, or let it have more (`ulimit -v`)"
     assert (done.returncode, done.stderr) == (1, f"ratchet: too little memory for this command: {cure}\n")
     assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
+
+
+AT_THE_LIMIT = """
+import resource, sys
+from pathlib import Path
+from orchestrator.cli import app, main
+
+@app.command()
+def fails() -> None:
+    column, kind = (0, resource.RLIMIT_AS) if sys.argv[1] == "addresses" else (5, resource.RLIMIT_DATA)
+    has = int(Path("/proc/self/statm").read_text().split()[column]) * resource.getpagesize()
+    if sys.argv[2] == "near":
+        resource.setrlimit(kind, (has + (8 << 20), resource.getrlimit(kind)[1]))
+    else:
+        resource.setrlimit(kind, (has + (64 << 20), resource.getrlimit(kind)[1]))
+    raise {
+        "another": TypeError("Got unexpected argument type <class 'int'> for compute function"),
+        "library": ImportError("libarrow.so.2500: failed to map segment from shared object"),
+    }[sys.argv[3]]
+
+main(["fails"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("limited", "left", "error", "told"),
+    [
+        ("addresses", "near", "another", True),
+        ("data", "near", "another", True),
+        ("addresses", "far", "another", False),
+        ("addresses", "far", "library", True),
+    ],
+)
+def test_what_libraries_make_of_too_little_memory_is_told_in_a_line(
+    limited: str, left: str, error: str, told: bool
+) -> None:
+    """An error that says nothing of memory is one of it where next to none is left, and else a bug."""
+    given = [sys.executable, "-c", AT_THE_LIMIT, limited, left, error]
+    done = subprocess.run(given, capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ratchet: too little memory for this command: free some") == told, done.stderr
+    assert ("Traceback" in done.stderr) != told
+
+
+@pytest.mark.parametrize("home", ["file", "rest of a path", "not text"])
+def test_completion_that_cannot_be_installed_is_told_in_a_line(tmp_path: Path, home: str) -> None:
+    at = {"file": tmp_path / "file", "rest of a path": tmp_path / "file/home", "not text": tmp_path}[home]
+    (tmp_path / "file").write_text("")
+    (tmp_path / ".bashrc").write_bytes(b"\xff\xfe")
+    given = [sys.executable, "-m", "orchestrator", "--install-completion"]
+    setting = {"HOME": str(at), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run([*given, "bash"], env=os.environ | setting, capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("ratchet: --install-completion: ") and "HOME" in done.stderr

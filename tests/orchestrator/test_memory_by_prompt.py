@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import gc
 import itertools
+import json
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.config.load import load_job
+from orchestrator.driver.kept import read_all_problems
+from orchestrator.driver.same_job import problem_digests
+from orchestrator.inputs.gold_check import check_golds
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.records import counts
@@ -27,11 +32,27 @@ from orchestrator.records.rows import PROMPTS, REFERENCE
 from orchestrator.rounds.prompt_rows import Prompts
 from orchestrator.rounds.recount import Logprobs, Pair
 from orchestrator.sources.lineage import _Prompts
+from tests.support.stand_ins import all_read, make_project
 from workers.files import write_table
 
 ROOT = Path(__file__).parents[2]
 FEW, MANY = 3_000, 9_000
 Make = Callable[[Path, int], Callable[[], object]]
+
+
+def problems(folder: Path, number: int) -> Callable[[], object]:
+    """As `ratchet validate` and a first start read them; one for three, but so long that all need a file."""
+    file = load_job(make_project(folder))
+    rows = (json.dumps({"id": f"{n}", "question": f"{n}? {'x' * 1200}", "answer": "1"}) for n in range(number // 3))
+    (folder / "train.jsonl").write_text("\n".join(rows))
+
+    def read() -> object:
+        found = read_all_problems(file)
+        problem_digests(found)
+        check_golds(file, found, all_read)
+        return found
+
+    return read
 
 
 def prompts(folder: Path, number: int) -> Callable[[], object]:
@@ -79,6 +100,7 @@ def followed(_: Path, number: int) -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("make", "most"),
     [
+        pytest.param(problems, 60, id="problems that are read"),
         pytest.param(prompts, 4 * 35, id="prompts by id"),
         pytest.param(trained, 80, id="completions that are counted"),
         pytest.param(units, 4, id="pairs that are counted"),

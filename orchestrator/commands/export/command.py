@@ -54,7 +54,7 @@ def export_model(run: str, folder: Path) -> Exported:
         BadInput: no such run, round or checkpoint, or the folder is taken.
         Damaged: a record or a file is not what was committed.
     """
-    found = find(_named(run), run, [], _NOWHERE)
+    found = find(_named(run), "", [], _NOWHERE)
     folder = _free(folder, found.root)
     return settled(found.root, lambda ledger: _export_model(run, found, ledger, folder))
 
@@ -112,7 +112,7 @@ def _named(run: str) -> RunModel:
     place = run_named(Path(folder if at else name))
     if place.exists():  # where every command looks for it
         name = f"{real(place)}{at}{number}" if at else str(real(place))
-    found = run_model(f"run:{name}", run)
+    found = run_model(f"run:{name}", "RUN")
     assert found is not None
     return found
 

@@ -176,7 +176,9 @@ def _telling(output: Path) -> Iterator[None]:
         with one_message(f"-o {output}", again):
             yield
     except OSError as error:
-        raise BadInput(f"-o {output}: cannot be written ({error.strerror or error})") from error
+        in_the_way = isinstance(error, FileExistsError)
+        why = f"{error.filename} is no folder" if in_the_way else error.strerror or error
+        raise BadInput(f"-o {output}: cannot be written ({why})") from error
 
 
 class _JsonRows:

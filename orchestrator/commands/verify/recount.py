@@ -70,6 +70,8 @@ _LATER = frozenset({*counts.BY_PROMPT, "distinct_answers", "trend"})
 
 def told_of(recipe: int, recorded: Mapping[str, Any], computed: Facts) -> Facts:
     """What was computed of a step or shard, without what its record's version did not tell yet."""
+    if "rectified" in computed and "prompts_paired" not in recorded:  # pairs of reasoning steps tell it since recipe 4
+        computed = {key: value for key, value in computed.items() if key != "prompts_paired"}
     if recipe > 3:
         return computed
     return {key: value for key, value in computed.items() if key in recorded or key not in _LATER}

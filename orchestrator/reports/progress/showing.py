@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.errors import Interrupted, first_line
+from orchestrator.errors import Interrupted, cut, first_line
 from orchestrator.reports.progress.board import Board, Event
 from orchestrator.reports.progress.model import Progress
 
@@ -55,6 +55,8 @@ class Showing:
         self._views = list(views)
         self._looked: dict[str, float] = {}
         self._sampled = 0.0
+        self._seen: Progress | None = None
+        """What the views were given last."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
 
@@ -71,6 +73,16 @@ class Showing:
         self._thread.join(self._patience)
 
     def _work(self) -> None:
+        try:
+            self._show()
+        except Exception as error:  # the board cannot be looked at, such as by a clock that is before 1970
+            if self._seen is not None:
+                for view in self._views:
+                    with contextlib.suppress(Exception):
+                        view.close(self._seen)  # which gives back what it has taken
+            self._say(f"progress  cannot be shown any more: {cut(' '.join(str(error).split()))}")
+
+    def _show(self) -> None:
         while not self._stop.is_set():
             pause = min((view.every for view in self._views), default=None)
             self._board.changed.wait(pause)
@@ -97,7 +109,7 @@ class Showing:
         if not due:
             return
         self._take_sample(now)
-        progress = self._board.look()
+        progress = self._seen = self._board.look()
         for view in due:
             self._looked[view.name] = now
             self._try(view, lambda view=view: view.look(progress))  # type: ignore[misc]

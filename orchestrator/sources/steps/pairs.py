@@ -258,15 +258,18 @@ def choose(
     plan: PairingPlan,
     refused: Counter[str],
 ) -> tuple[list[StepPair], Facts]:
-    """The pairs of all problems, under the caps of the job."""
+    """The pairs of all problems, under the caps of the job; of how many there are, and of how many prompts, before
+    those."""
     pairs: list[StepPair] = []
-    before_cap = 0
+    before_cap = prompts_paired = 0
     for _, group in groupby(wrong, key=lambda item: item[0].prompt_id):
         kept, count = pairs_of_problem(list(group), continuations, plan.per_prompt, refused)
         pairs += kept
         before_cap += count
+        prompts_paired += count > 0
     subset = random_subset(len(pairs), plan.max_pairs, plan.seed)
-    facts = {"before_cap": before_cap, "errors": len(wrong), "rectified": len(wrong) - refused["not_rectified"]}
+    facts = {"before_cap": before_cap, "prompts_paired": prompts_paired}
+    facts |= {"errors": len(wrong), "rectified": len(wrong) - refused["not_rectified"]}
     return (pairs if subset is None else [pairs[i] for i in subset]), facts
 
 

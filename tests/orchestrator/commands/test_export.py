@@ -14,6 +14,7 @@ from orchestrator.commands.export.command import export_model, export_pairs
 from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.records.parquet import read_table
 from tests.orchestrator.test_cli import ratchet
+from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandIns, make_model, make_project, run_job
 from tests.support.strangers_text import EVIL
 
@@ -101,14 +102,21 @@ def test_pairs_are_a_data_set(made: Path, tmp_path: Path) -> None:
         ("{made}@round7", "round 7 has no checkpoint. Rounds that have one: 1, 2"),
         ("{made}@two", "names no run: write run:NAME, or run:NAME@round2"),
         ("nothing", "no such run"),
+        ("{begun}", "this run has promoted no checkpoint: its reference is still its base model. Name that model"),
+        ("{begun}@round1", "round 1 has no checkpoint. Rounds that have one: none."),
     ],
 )
 def test_mistakes_have_one_message(
     made: Path, tmp_path: Path, run: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ratchet("export", run.format(made=made), tmp_path / "away") == 2
-    assert said in capsys.readouterr().err
-    assert os.listdir(tmp_path) == []
+    begun = SampleRun(tmp_path / "begun")
+    begun.claim()
+    begun.configure()
+    named = run.format(made=made, begun=begun.root)
+    assert ratchet("export", named, tmp_path / "away") == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count(named.partition("@")[0]) == 1
+    assert os.listdir(tmp_path) == ["begun"]
 
 
 def test_what_is_there_is_left_alone(made: Path, tmp_path: Path) -> None:

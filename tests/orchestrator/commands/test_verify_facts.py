@@ -256,6 +256,7 @@ def removals(run: Path) -> Iterator[tuple[Path, dict[str, Any], str]]:
             for key in place[:-1]:
                 inner = inner[key]
             left = kind != "promotion" and is_left(data["step"], place) and not (REQUIRED & {*place})
+            left |= place == ("prompts_paired",) and "rectified" in data["facts"]  # earlier records of this recipe
             if not left and inner[place[-1]] not in ([], None):  # a list that is not there is an empty one
                 del inner[place[-1]]
                 yield path, changed, f"{path.name}: {data.get('step', 'promotion')}: {'.'.join(map(str, place))}"

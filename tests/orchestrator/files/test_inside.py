@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,19 @@ def test_a_regular_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     assert regular_size(file, tmp_path) == 5
     with pytest.raises(Damaged, match="larger than the 4 bytes"):
         read_regular(file, 4)
+
+
+def test_a_file_that_is_too_large_takes_no_memory(tmp_path: Path) -> None:
+    """A stranger's cache of a terabyte, of which nothing is on the disk."""
+    (tmp_path / "file").touch()
+    os.truncate(tmp_path / "file", 1 << 40)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Damaged, match="larger than the 268,435,456 bytes"):
+            read_regular(tmp_path / "file", 1 << 28)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import hmac
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import Damaged
+from orchestrator.files import user_state
 from orchestrator.ledger import cache
 from orchestrator.ledger.ledger import Ledger
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -97,9 +99,11 @@ def test_a_record_that_was_changed_is_read(copied: Path, change: str) -> None:
         Ledger(copied / "ledger")
 
 
-def made_up(content: bytes) -> bytes:
-    header, _, rest = content.partition(b"\n")
-    return json.dumps(json.loads(header) | {"version": "0.0.0"}).encode() + b"\n" + rest
+def of_another_version(content: bytes) -> bytes:
+    """With the user's own seal (files/sealed.py), and so as an earlier version has left it."""
+    rest = content.partition(b"\n")[2]
+    seal = hmac.new(user_state.sealing_key(), b"ledger.cache\n0.0.0\n" + rest, hashlib.sha256)
+    return seal.hexdigest().encode() + b"\n" + rest
 
 
 @pytest.mark.parametrize(
@@ -109,9 +113,10 @@ def made_up(content: bytes) -> bytes:
         lambda content: content.replace(b'"host": "one"', b'"host": "two"'),
         lambda content: b"",
         lambda content: b"[" * 100_000,
-        made_up,
+        lambda content: b'{"records": 1e999}\n[]\n[]',
+        of_another_version,
     ],
-    ids=["torn", "edited", "empty", "deep", "of another version"],
+    ids=["torn", "edited", "empty", "deep", "of records without end", "of another version"],
 )
 def test_a_cache_that_is_not_as_it_was_made_is_not_believed(copied: Path, damage: Any, opened: list[str]) -> None:
     said = Ledger(copied / "ledger").state

@@ -16,7 +16,8 @@ from tests.support.sample_run import two_rounds
 def test_what_is_missing_is_told_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = two_rounds(tmp_path / "run", archive="s3://bucket/{name}-{seed}").root
     num = len(list((run / "ledger").iterdir()))
-    assert status(run)["archive"] == {"address": "s3://bucket/sample-0", "records": 0, "of": num, "problem": None}
+    assert status(run)["archive"] == {"address": "s3://bucket/sample-0", "records": None, "of": num, "problem": None}
+    assert "s3://bucket/sample-0; what it has is not known here" in archive_line(status(run)["archive"])
     write_cursor(run, Cursor("s3://bucket/sample-0", num - 2, problem="access denied\x1b[2J"))
     Screen().print(render(status(run)))
     out = " ".join(capsys.readouterr().out.split())
@@ -29,7 +30,7 @@ def test_what_is_missing_is_told_with_the_reason(tmp_path: Path, capsys: pytest.
 def test_what_was_sent_elsewhere_does_not_count(tmp_path: Path) -> None:
     write_cursor(tmp_path, Cursor("s3://bucket/before", 7))
     assert archived(tmp_path, "s3://bucket/now", 9) == {
-        "address": "s3://bucket/now", "records": 0, "of": 9, "problem": None,
+        "address": "s3://bucket/now", "records": None, "of": 9, "problem": None,
     }  # fmt: skip
     by_hand = archived(tmp_path, None, 9)
     assert by_hand is not None and by_hand["records"] == 7

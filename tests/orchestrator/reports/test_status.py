@@ -328,7 +328,7 @@ def test_pairs_run_dry_where_prompts_give_none(tmp_path: Path, facts: dict[str, 
 
 
 def test_prompts_with_pairs_of_steps_are_not_taken_for_the_mixed_ones(tmp_path: Path) -> None:
-    """Any prompt with a wrong sample gives pairs of its steps, and of how many is not told: mixed ones were told."""
+    """Any prompt with a wrong sample gives pairs of its steps; earlier versions told of mixed ones alone."""
     run = SampleRun(tmp_path / "sample")
     run.claim()
     run.configure()
@@ -336,6 +336,10 @@ def test_prompts_with_pairs_of_steps_are_not_taken_for_the_mixed_ones(tmp_path: 
     run.commit("rounds/01/pairs", {"pairs": 90, **facts, "seconds": 1.0})
     assert "None shows" in warnings_of(run)
     assert "prompts_paired" not in status(run.root)["rounds"][0]["health"]
+    run.commit("rounds/02/pairs", {"pairs": 90, **facts, "prompts_paired": 80, "seconds": 1.0})
+    assert "None shows" in warnings_of(run) and status(run.root)["rounds"][1]["health"]["prompts_paired"] == 0.8
+    run.commit("rounds/03/pairs", {"pairs": 4, **facts, "prompts_paired": 4, "seconds": 1.0})
+    assert "only 4 % of the prompts give pairs of reasoning steps: pairs run dry" in warnings_of(run)
 
 
 def test_the_squared_loss_begins_elsewhere_than_log_2(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from orchestrator.config import Judge, Steps
 from orchestrator.config.load import load_job
 from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import BadInput, Interrupted
+from orchestrator.files.durable import canonical, fingerprint
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.reasoning_steps import StepItem
 from orchestrator.records.rows import VERDICTS, step_pairs_schema
@@ -172,6 +173,25 @@ def test_prompts_are_counted_by_the_verdicts_that_there_are(tmp_path: Path) -> N
     kinds = prompt_kinds(Sampled("", tmp_path, [Scored(tmp_path / "samples", tmp_path / "verdicts")]))
     of_each = {"prompts_mixed": 1, "prompts_all_correct": 1, "prompts_all_wrong": 1, "prompts_ungradable": 1}
     assert kinds == of_each | {"pass_any": 0.5}
+
+
+def test_prompts_with_pairs_are_told_before_a_cap_and_computed_again(tmp_path: Path) -> None:
+    """Records of earlier versions do not tell it, and are right without."""
+    run_job(project(tmp_path / "whole"), StepStandIns())
+    run_job(project(tmp_path / "capped"), StepStandIns(), "pairs.max_pairs=1")
+    whole, capped = facts(tmp_path / "whole", "pairs"), facts(tmp_path / "capped", "pairs")
+    paired = {row["prompt_id"] for row in rows(tmp_path / "whole", "pairs")}
+    assert whole["prompts_paired"] == capped["prompts_paired"] == len(paired) > capped["pairs"] == 1
+    run = tmp_path / "whole/run"
+    for told, findings in ((len(paired) + 1, 1), (None, 0)):
+        record = next(path for path in (run / "ledger").glob("*.json") if '"prompts_paired"' in path.read_text())
+        document = json.loads(record.read_text())
+        document["data"]["facts"]["prompts_paired"] = told
+        if told is None:
+            del document["data"]["facts"]["prompts_paired"]
+        del document["check"]
+        record.write_bytes(canonical(document | {"check": fingerprint(document)}) + b"\n")
+        assert len(found := verify(run).findings) == findings, found
 
 
 def test_a_level_of_the_search_is_one_pass(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -235,6 +236,23 @@ def test_a_pipe_of_another_kind_that_breaks_is_told(capsys: pytest.CaptureFixtur
     err = capsys.readouterr().err
     require_text(err)
     assert "BrokenPipeError: \\x1b]52" in err
+
+
+def test_a_thread_that_ends_by_an_error_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever has started it, and also one that was not to be ended so."""
+
+    def breaks() -> None:
+        raise RuntimeError(f"{EVIL}\nsecond")
+
+    with shielded():
+        (thread := threading.Thread(target=breaks, name="sign of life")).start()
+        thread.join()
+        (thread := threading.Thread(target=lambda: sys.exit(3))).start()
+        thread.join()
+    err = capsys.readouterr().err
+    require_text(err)
+    assert err.count("\n") == 1 and "RuntimeError: \\x1b]52" in err and "(test_terminal.py:" in err
+    assert err.startswith("ratchet: the thread 'sign of life' has ended, and the rest goes on: ")
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(5, "hung up"), ValueError("closed")])

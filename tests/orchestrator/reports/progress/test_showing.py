@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,19 @@ def test_what_the_board_cannot_note_is_said(tmp_path: Path) -> None:
         board.begin("rounds/01/samples")
         board.grow("rounds/01/samples", None)  # type: ignore[arg-type]
     assert len(said) == 1 and said[0].startswith("progress  cannot be told rightly any more: ")
+
+
+def test_a_clock_that_is_before_1970_ends_the_picture_alone(tmp_path: Path) -> None:
+    """The clock of the test goes back; of a host's, a run says why it cannot be claimed."""
+    moment = [0.0]
+    board, view, said = Board("irpo", 1, lambda: moment[0]), Noting(), list[str]()
+    with shown(board, [view], tmp_path, said.append):
+        while not view.looks:
+            threading.Event().wait(0.005)
+        moment[0] = -1e11
+        board.begin("samples", "")
+        deadline = time.monotonic() + 10
+        while not said and time.monotonic() < deadline:
+            threading.Event().wait(0.005)
+    assert len(said) == 1 and said[0].startswith("progress  cannot be shown any more: ") and "started" in said[0]
+    assert view.closed == 1
