@@ -36,6 +36,7 @@ from orchestrator.driver.start_checks import gold_lines, looked_at
 from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import RatchetError, of_file
 from orchestrator.inputs.preferences import Preferences
+from orchestrator.inputs.repeated import repeated_lines
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
 from orchestrator.records.rows import Problem
@@ -54,6 +55,7 @@ class Checked:
     reference: NamedModel | None
     problems: Mapping[str, Sequence[Problem]]
     preferences: Sequence[Preferences]
+    repeated: Sequence[str]
     golds: Sequence[str]
     """What is to be told of gold answers."""
     rewards: Sequence[NamedModel] = ()
@@ -82,7 +84,8 @@ def check(file: JobFile) -> Checked:
     preferences = read_all_preferences(file, problems)
     rewards = [*reward_models_of(file, run, weights=False).values()]
     golds = gold_lines(file, run, problems, unread_golds)
-    return Checked(file, run, model, reference, problems, preferences, golds, rewards)
+    repeated = repeated_lines(problems)
+    return Checked(file, run, model, reference, problems, preferences, repeated, golds, rewards)
 
 
 def archive_line(job: Job, root: Path) -> str:
@@ -126,6 +129,7 @@ def told(
     yield from (f"reward    {model}" for model in checked.rewards)
     yield f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}"
     yield from (f"stages    {source}" for source in checked.preferences)
+    yield from (f"repeated  {line}" for line in checked.repeated)
     yield from (f"golds     {line}" for line in checked.golds)
     yield from (f"no effect {line}" for line in idle(file.job, file.own))
     if file.job.archive:

@@ -17,6 +17,7 @@ from orchestrator.errors import BadInput
 from orchestrator.inputs.gold_check import Ask, check_golds
 from orchestrator.inputs.preferences import Preferences
 from orchestrator.inputs.problems import kept_problems
+from orchestrator.inputs.repeated import repeated_lines
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
 from orchestrator.records.limits import START_SECONDS, reading_seconds, weight_bytes
@@ -47,6 +48,8 @@ def check_start(
     """
     if has_begun(run):
         return
+    for line in repeated_lines(problems):
+        say(f"repeated  {line}")
     for line in check_golds(file, problems, ask):
         say(f"golds     {line}")
     if render is not None:

@@ -58,6 +58,7 @@ from orchestrator.driver.start_checks import gold_lines, limits_of, previewed, t
 from orchestrator.errors import RatchetError
 from orchestrator.files import unfinished
 from orchestrator.inputs.preferences import Preferences, mean_characters
+from orchestrator.inputs.repeated import repeated_lines
 from orchestrator.ledger.ledger import probe_links
 from orchestrator.ledger.run import Run
 from orchestrator.models.files import link_model
@@ -254,7 +255,8 @@ class _Doctor:
         self._model = str(folder)
         self.examiner.measure(self._model)
         problems = read_all_problems(self.patient.file, reading=reading_of(run))
-        lines = gold_lines(self.patient.file, run, problems, self.examiner.unread_golds)
+        golds = gold_lines(self.patient.file, run, problems, self.examiner.unread_golds)
+        lines = (*repeated_lines(problems), *golds)
         warned = [Finding("warn", line) for line in (*lines, *limits_of(self.job, folder).warnings)]
         self._problems = sizes(problems)
         self._rows = (problems, preferences := read_all_preferences(self.patient.file, problems))
