@@ -98,8 +98,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
         file.write_text("".join(json.dumps(row) + "\n" for row in strange))
     job = job.rename(folder / f"{NAME}.yaml")
     run, failed = folder / f"run {NAME}", folder / f"failed {NAME}"
-    for there in (run, failed):
-        there.mkdir()  # a stranger's: none is made with such a name
     run_job(in_folder(job, run), Strange())
     with pytest.raises(RatchetError):
         run_job(in_folder(job, failed), StandIns(on_call=fail))
