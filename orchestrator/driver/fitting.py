@@ -76,15 +76,16 @@ def fit_engines(
     if not most:
         return Fit((settings.engines or 1, settings.tensor_parallel or 1), NO_GPUS)
     memory = smallest_gpu(nodes)
-    spread, why = settings.tensor_parallel, "as it is set"
-    if spread is None and (size is None or memory is None):
+    spread = settings.tensor_parallel
+    if spread is not None:
+        why = "an engine for every " + ("GPU" if spread * stages == 1 else f"{spread * stages} GPUs of a node")
+    elif size is None or memory is None:
         spread = 1
         why = f"one GPU each, since {'the model' if size is None else 'their memory'} could not be measured"
-    elif spread is None and size is not None and memory is not None:
+    else:
         spread, why = _spread(size, settings, number_bytes, share, share * memory, most // stages, stages)
-    each = (spread or 1) * stages
-    engines = settings.engines or max(1, sum(node.count // each for node in nodes))
-    return Fit((engines, spread or 1), why)
+    engines = settings.engines or max(1, sum(node.count // (spread * stages) for node in nodes))
+    return Fit((engines, spread), why)
 
 
 def _spread(

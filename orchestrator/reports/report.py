@@ -225,7 +225,7 @@ _TRAINING = (
 
 
 _HEALTH_TEXT = (
-    "By which a loop is seen to turn; what has turned stands at the end. Shares of prompts are by their samples' "
+    "What shows when such a loop goes wrong; warnings stand at the end. Shares of prompts are by their samples' "
     "verdicts, ungradable ones aside; a prompt of which no sample is right or wrong counts by what most of them are. "
     "Chosen: the mean log-probability of the chosen completions in the first and the last quarter of the updates. "
     "KL, with its standard error: of the base model's own samples, a completion; measured with `evaluate.samples`."

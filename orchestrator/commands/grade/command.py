@@ -124,7 +124,7 @@ def grade(file: Path, output: Path, fields: Fields, options: Options, as_json: b
         echo_json(told | {"seconds": round(seconds, 3), "output": str(output)})
     else:
         Screen().print(_table(summary))
-        echo(f"{summary.rows} rows in {seconds:.1f} s, {summary.accuracy:.1%} correct; see {output}")
+        echo(f"{summary.rows} rows in {seconds:.1f} s, {100 * summary.accuracy:.1f} % correct; see {output}")
         if summary.causes:
             echo(f"ungradable: {abstained(summary.causes)}; an ungradable row counts as not correct")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Artifact, Commit
+from orchestrator.reports.gate_words import gate_said
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import Document, reference_before
 from orchestrator.reports.tables import round_step
@@ -21,7 +22,8 @@ def checkpoint(reader: RunReader, number: int) -> Document:
     `reference`, the rounds (0 is the base model) of the models that it was trained from and against; `pairs`,
     `training` (by which it was made: of two, the second) and `evaluation`, figures; `chosen`, after how many of that
     training's updates (`steps`) and of how many `candidates`, or null where it is what the training ended with;
-    `promoted`, and the gate's `reason`; and the `model` at the way's beginning.
+    `promoted`, the gate's word (`gate`, a sentence) and the `reason` that its record has; and the `model` at the way's
+    beginning.
 
     Raises:
         BadInput: the round has none.
@@ -55,6 +57,7 @@ def checkpoint(reader: RunReader, number: int) -> Document:
             if evaluated and isinstance(evaluated.facts.get(split), Mapping)
         },
         "promoted": None if decision is None else bool(decision["promoted"]),
+        "gate": None if decision is None else gate_said(decision, evaluated.facts if evaluated else None),
         "reason": None if decision is None else decision.get("reason"),
     }
 

@@ -100,7 +100,6 @@ class Pages:
 
     def checkpoint(self, found: Document) -> RenderableType:
         """`checkpoints.checkpoint`."""
-        undecided = {None: "not decided yet", True: "promoted", False: "not promoted"}[found["promoted"]]
         reference = found["reference"]
         rows = {
             "path": found["path"] + ("" if found["there"] else "  (removed)"),
@@ -110,7 +109,7 @@ class Pages:
             "trained on": _figures(found["training"]),
             **({"chosen": _chosen(found["chosen"])} if found["chosen"] else {}),
             **{f"on {split}": _accuracy(figures) for split, figures in found["evaluation"].items()},
-            "gate": found["reason"] or undecided,
+            "gate": found["gate"] or "not decided yet",
         }
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True, style="bold")
@@ -188,14 +187,15 @@ def _updates(updates: list[int] | None) -> str:
 
 
 def _figures(figures: Document | None) -> str:
+    """Figures of a training, whose record calls its updates `steps`."""
+    named = {"updates" if key == "steps" else key: value for key, value in (figures or {}).items()}
     return ", ".join(
-        f"{value:,} {key}" if isinstance(value, int) else f"{value:,.1f} {key}"
-        for key, value in (figures or {}).items()
+        f"{value:,} {key}" if isinstance(value, int) else f"{value:,.1f} {key}" for key, value in named.items()
     )
 
 
 def _chosen(figures: Document) -> str:
-    return f"after {figures.get('steps', 0):,} of these steps, among {figures.get('candidates', 0):,} checkpoints"
+    return f"after {figures.get('steps', 0):,} of these updates, among {figures.get('candidates', 0):,} checkpoints"
 
 
 def _accuracy(figures: Document) -> str:

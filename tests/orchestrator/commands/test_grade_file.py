@@ -41,7 +41,7 @@ def test_verdicts_stand_beside_the_rows_in_order(tmp_path: Path, capsys: pytest.
     assert ratchet("grade", written(tmp_path / "in.jsonl"), "-o", output, "--processes", "1") == 0
     assert read(output) == [row | verdict for row, verdict in zip(ROWS, WANTED, strict=True)]
     printed = capsys.readouterr().out
-    assert "4 rows in" in printed and "25.0% correct" in printed
+    assert "4 rows in" in printed and "25.0 % correct" in printed
     assert [path.name for path in output.parent.iterdir()] == ["out.jsonl"]
 
 

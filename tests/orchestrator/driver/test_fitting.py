@@ -79,6 +79,8 @@ def test_what_fits_is_the_smallest_that_does() -> None:
 def test_engines_that_are_set_stay() -> None:
     assert fit_engines(SEVEN, Generate(engines=2), 2, SHARE, EIGHT).values == (2, 1)
     assert fit_engines(SEVEN, Generate(tensor_parallel=4), 2, SHARE, EIGHT).values == (2, 4)
+    for spread, why in ((1, "an engine for every GPU"), (4, "an engine for every 4 GPUs of a node")):
+        assert fit_engines(SEVEN, Generate(tensor_parallel=spread), 2, SHARE, EIGHT).why == why
     assert fit_engines(SEVENTY, Generate(), 2, SHARE, SIXTEEN, stages=2).values == (8, 1)
     assert fit_engines(SEVENTY, Generate(tensor_parallel=1), 2, SHARE, EIGHT).values == (8, 1), "though it does not fit"
 

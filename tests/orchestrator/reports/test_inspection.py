@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,13 @@ def test_a_checkpoint_says_what_it_comes_from(made: Path, asked: Any) -> None:
     assert (found["started_from"], found["reference"], found["promoted"], found["there"]) == (1, 1, True, True)
     assert found["files"].keys() == {path.name for path in (made / "rounds/02/checkpoint").iterdir()}
     assert asked("--checkpoint", "--round", "1")["started_from"] == 0
+
+
+def test_a_checkpoint_is_told_in_the_words_of_the_report(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ratchet("inspect", made, "--checkpoint", "--round", "2") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    [gate] = re.findall(r"^- Round 2, (promoted: .*)\.$", (made / "report.md").read_text(), re.M)
+    assert gate in said and re.search(r"trained on .* updates, ", said) and " steps" not in said
 
 
 def test_the_overview_asks_questions_that_have_answers(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
