@@ -11,7 +11,6 @@ import functools
 import logging
 import os
 import secrets
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from orchestrator.driver.private_folder import (
     remove_leftovers,
     require_short_place,
 )
+from orchestrator.driver.signals import kept
 from orchestrator.driver.waiting import Wait
 from orchestrator.errors import BadInput, RatchetError, first_line
 from orchestrator.reports.meters import METRICS_PORT, Metric, metrics_port
@@ -106,7 +106,8 @@ class Cluster:
     def _end(self) -> None:
         import ray
 
-        ray.shutdown()
+        with kept():
+            ray.shutdown()
         if self._folder:
             self._folder.remove()
 
@@ -123,15 +124,13 @@ class Cluster:
             self.say(f"metrics   {METRICS_PORT}: {self._metrics_port} is taken, so that they are not shown there")
             self._metrics_port = None
         self._folder = PrivateFolder(place)
-        on_terminate = signal.getsignal(signal.SIGTERM)
-        try:
-            with environment(private_environment(self._folder, self._loopback)):
-                self._init_private(self._folder.ray)
-        except BaseException:
-            self._end()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place, which exits at once
+        with kept():
+            try:
+                with environment(private_environment(self._folder, self._loopback)):
+                    self._init_private(self._folder.ray)
+            except BaseException:
+                self._end()
+                raise
 
     def _init_private(self, folder: Path) -> None:
         """Ray gives its processes 30 s to start, which a busy machine can take; so it is tried again."""

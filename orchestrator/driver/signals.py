@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,31 @@ def signals() -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """SIGTERM and Ctrl-C are handled from here on as before, whatever is put in place of their handlers meanwhile: Ray
+    puts its own for SIGTERM as it starts, and as it ends it takes away what the kernel has, of which Python knows
+    nothing. A SIGTERM that its handler has made an exit of comes once more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def again() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield
+    except SystemExit as left:
+        again()
+        if left.code == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        again()
 
 
 @contextlib.contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from orchestrator.driver.signals import held, signals
+from orchestrator.driver.signals import held, kept, signals
 from orchestrator.errors import Interrupted
 
 
@@ -29,3 +31,34 @@ def test_what_is_ignored_stays_so_and_no_signal_is_made_up() -> None:
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_what_a_library_puts_in_place_of_the_handlers_is_taken_away_again() -> None:
+    """As Ray does while it starts: its handler makes an exit of a signal, which then would be no interruption."""
+    with signals() as received:
+        ours = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(Interrupted, match="SIGTERM"), kept():
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+            signal.raise_signal(signal.SIGTERM)
+        assert received == ["SIGTERM"] and signal.getsignal(signal.SIGTERM) is ours
+        with pytest.raises(SystemExit), kept():
+            sys.exit(3)
+
+
+ENDED_BY_A_LIBRARY = """
+import ctypes, os, signal
+from orchestrator.driver.signals import kept, signals
+with signals() as received:
+    with kept():
+        ctypes.CDLL(None).signal(signal.SIGTERM, None)  # SIG_DFL, and Python is not told
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        print(received)
+"""
+
+
+def test_what_a_library_does_to_the_kernels_handlers_is_taken_back() -> None:
+    """As Ray does while it ends: the next SIGTERM would kill the driver."""
+    done = subprocess.run([sys.executable, "-c", ENDED_BY_A_LIBRARY], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "['SIGTERM']" in done.stdout and "Interrupted: SIGTERM" in done.stderr
