@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ import pytest
 from orchestrator import config
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.private_folder import remove_leftovers
+from orchestrator.driver.signals import signals
+from orchestrator.errors import Interrupted
 from tests.support.real import abroad, family, listening
 
 PROJECT = Path(__file__).parents[2]
@@ -96,6 +99,54 @@ def test_workers_take_no_module_from_the_current_folder(tmp_path: Path, place: s
     found = json.loads(done.stdout.splitlines()[-1])
     assert str(PROJECT) in found and not {"", str(tmp_path)} & {*found}
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_worker_that_dies_while_ray_starts_holds_nobody_up(tmp_path: Path, place: str) -> None:
+    with started(tmp_path, place) as driver:
+        killed: list[int] = []
+        deadline = time.monotonic() + PATIENCE
+        while driver.poll() is None and not killed:
+            assert time.monotonic() < deadline
+            for process in family(driver):
+                with contextlib.suppress(psutil.Error):
+                    if any(word.endswith("default_worker.py") for word in process.cmdline()[1:4]):
+                        process.kill()
+                        killed.append(process.pid)
+        assert driver.wait(PATIENCE) == 0 and killed
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
+def test_a_signal_while_ray_starts_is_an_interruption(tmp_path: Path, place: str, seconds: float) -> None:
+    with started(tmp_path, place) as driver:
+        assert driver.stdout and driver.stdout.readline() == "starts\n"
+        time.sleep(seconds)
+        driver.terminate()
+        assert driver.wait(PATIENCE) == Interrupted.exit_code
+
+
+@contextlib.contextmanager
+def started(folder: Path, place: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that enters a private Ray, calls a function there, and ends."""
+    code = f"from tests.real.test_private_ray_real import enter; enter({str(folder / 'logs')!r})"
+    environment = os.environ | {"TMPDIR": place}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            yield driver
+        finally:
+            driver.kill()
+
+
+def enter(logs: str) -> None:
+    """Tell that it begins, and end as `ratchet run` does."""
+    try:
+        with signals():
+            print("starts", flush=True)
+            with Cluster(config.Cluster(), Path(logs)) as cluster:
+                cluster.call(_import_paths)
+                time.sleep(5)  # what is sent late is sent before the end
+    except Interrupted as interrupted:
+        sys.exit(interrupted.exit_code)
 
 
 def search(logs: str) -> None:
