@@ -115,6 +115,8 @@ def one_message(what: Path | str, then: str, folder: Path | None = None) -> Iter
     except OSError as error:
         if (helps := cure(error, folder or Path(what))) is None:
             raise
+        if CURE not in then and helps != CURE:
+            then = f"{helps[0].upper()}{helps[1:]}. {then}"
         raise RatchetError(f"{what}: {_not_written(error)}. {then.replace(CURE, helps)}") from error
 
 

@@ -18,7 +18,7 @@ from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import clean, waste
 from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, RatchetError
-from orchestrator.files.disk import COPY, CURE, cure, unusable
+from orchestrator.files.disk import COPY, CURE, cure, one_message, unusable
 from orchestrator.files.durable import put_if_absent, replace
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import status
@@ -269,3 +269,10 @@ def test_an_archive_on_a_full_disk_takes_the_rest_once_there_is_room(disk: Path,
     assert not [path for path in there.rglob(".*") if path.is_file()], "nothing half is left"
     ballast.unlink()
     assert sender.flush() and {path.name for path in (run / "ledger").iterdir()} == set(os.listdir(there / "ledger"))
+
+
+@pytest.mark.parametrize("then", ["See. The same command goes on.", f"Kept: {CURE}, and the same command goes on."])
+def test_what_helps_is_told_whatever_else_is(tmp_path: Path, then: str) -> None:
+    """As a container's file system says of a folder of its image that is to be renamed."""
+    with pytest.raises(RatchetError, match="cp -a"), one_message(tmp_path, then):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(tmp_path / "rounds"))
