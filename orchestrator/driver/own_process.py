@@ -53,6 +53,11 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
         folder.remove()
     if done.returncode == -signal.SIGPROF:  # see workers.tokens.bounds
         raise RatchetError(f"{what} could not be looked at: there was no end. Look at {suspect}.")
+    if done.returncode == -signal.SIGKILL:
+        raise RatchetError(
+            f"{what} could not be looked at: the process that did was killed, as the system does for want of memory. "
+            f"Free some, or look at {suspect}."
+        )
     if done.returncode:
         # A library in Rust that breaks says after its reason how to have more said.
         lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.records import golds
 from workers.supervision.parent import end_with_parent
 from workers.tokens.faults import Fault, Faults
 from workers.tokens.special_tokens import beyond, in_written, special_in, special_texts
@@ -203,7 +204,7 @@ def _of_problem(
         yield name, f"{row.prompt_id!r}, {of_ids(tokenizer, prompt.token_ids)}"
         return
     yield "prompt", f"{split} {row.prompt_id!r}, {of_ids(tokenizer, prompt.token_ids)}"
-    yield "gold", visible(row.gold) if row.gold else "none"
+    yield "gold", visible(golds.shown(row.gold)) if row.gold else "none"
     if row.solution is not None:
         yield "solution", of_ids(tokenizer, prompter.solution(prompt, row.solution))
 

@@ -21,6 +21,7 @@ from orchestrator.driver.start_checks import check_start, previewed
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
+from orchestrator.records.golds import joined
 from orchestrator.records.rows import Problem
 from tests.support.made_tokenizers import CHATML, DATED, NO_SYSTEM, THINKING, byte_level, metaspace
 from tests.support.stand_ins import StandIns, all_read, make_project, run_job
@@ -66,6 +67,14 @@ def test_a_prompt_and_its_gold_answer_are_shown_as_the_model_gets_them(tmp_path:
     prompt, gold = seen.shown
     assert prompt.startswith("prompt    train 'train-0', ") and '"<s>train 0?\\n" [1 ' in prompt
     assert gold == 'gold      "1"'
+
+
+def test_accepted_answers_are_shown_apart(tmp_path: Path) -> None:
+    look(tmp_path)
+    file = load_job(tmp_path / "tiny.yaml", [])
+    row = Problem("p", "1 + 1?", joined(["2", "two"]), None)
+    gold = preview(file.job, tmp_path / "model", {"train": [row]}, [], answer).shown[1]
+    assert gold == 'gold      "2 | two"'
 
 
 def test_a_pair_is_shown_as_it_is_trained(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from orchestrator.driver.own_process import answered
 from orchestrator.driver.private_folder import PrivateFolder, compiled_environment, remove_leftovers
+from orchestrator.errors import RatchetError
 
 PROJECT = Path(__file__).parents[3]
 NOBODY = 65534
@@ -408,3 +409,11 @@ def test_a_limit_of_memory_is_named_where_a_process_of_our_own_breaks(tmp_path: 
     free, limited = done.stdout.splitlines()
     assert free.endswith("Look at its config.json.")
     assert limited.endswith("Look at its config.json, or let it have more than 2048 MiB (`ulimit -v`).")
+
+
+def test_a_process_of_our_own_that_is_killed_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "killed.py").write_text("import os, sys; print('a warning', file=sys.stderr); os.kill(os.getpid(), 9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RatchetError, match="was killed, as the system does for want of memory") as told:
+        answered("killed", {}, "the model", "its config.json")
+    assert "warning" not in str(told.value)
