@@ -50,7 +50,7 @@ quick: lint  ## Quick checks: style, types, import rules, tests without the real
 
 test: quick  ## All tests but the slow suites
 	pytest -q --durations=15 -n $(SIDE_BY_SIDE) --dist worksteal -m "not full and not faults" tests/faults
-	pytest -q --durations=40 -n $(SIDE_BY_SIDE) --dist loadfile --no-loadscope-reorder -m "(real or hosts or browser) and not full" \
+	pytest -q --durations=40 -n 2 --dist loadfile --no-loadscope-reorder -m "(real or hosts or browser) and not full" \
 	    $(LONGEST) $(MARKED)
 
 browser: setup  ## The dashboard's pages in a real browser; skipped where there is no Chromium with its driver

@@ -19,7 +19,7 @@ from tests.support.real import has_shard, records
 
 pytestmark = pytest.mark.hosts
 
-PROMPTS, SAMPLES = 64, 32
+PROMPTS, SAMPLES = 96, 32
 SMALL = (
     "rounds=1",
     f"data.prompts_per_round={PROMPTS}",
