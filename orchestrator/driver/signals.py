@@ -51,7 +51,8 @@ def kept() -> Iterator[None]:
 
     def again() -> None:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # not of Python's making, so that Python cannot put it back
+                signal.signal(number, handler)
 
     try:
         yield

@@ -35,13 +35,10 @@ _SUPPORT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _ARTICLE = re.compile(r"(?P<article>an?|the) (?=\w)", re.IGNORECASE)
-_OPTION_GOLD = re.compile(
-    r"\W*(?:[(\[{<\"'] ?\w{1,4} ?[)\]}>\"'][:.,]?|\w{1,4} ?[)\]}.:])\s*\S.*|[A-J](?: -+>? | \()\W*[^\W\d_]{2}.*",
-    re.DOTALL,
-)
-"""A gold answer that is an option with its text: "(B) Paris", "B. Paris", "B - Paris"."""
-_NO_NAME = re.compile(r"[!@#%+^=<>]|(?<!\*)\b\w\*\W*\Z|\$\s*[0-9]+\W*(?<!\$)\Z")
+_NO_NAME = re.compile(r"[!@%+^]|[<>=]\s*[0-9]|#\w|(?<!\*)\b\w\*\W*\Z|\$\s*[0-9]+\W*(?<!\$)\Z")
 """In a gold answer that is no option's name: 5!, C*, $5."""
+_SIGNED = re.compile(r"\s*[.#@]\w")
+"""Begins a text with a sign of its own: ".NET"."""
 _CHANGED = re.compile(r"(?:[<>=#@.+-]|(?<![\w.,])\$)\s*[0-9]+(?![0-9$])|[0-9]\s*(?:[!%]|[-+*/^=×÷–]\s*[0-9.(\\]|=>)")
 """A number with something beside it that makes it another one."""
 _TUPLE = re.compile(r"\W*[(\[](?!\s*[A-J]\W)\s*\w{1,2}(?:\s*,\s*\w{1,2})+\s*[)\]]\W*|[A-Za-z]\(\w{1,2}\)")
@@ -70,14 +67,20 @@ def gold_kind(gold: str) -> GoldKind | None:
 def _gold(gold: str) -> Option | None:
     """The option that a gold answer is; None where it is empty, too long, or gives alternatives ("A or B")."""
     option = parse(gold)
-    surely = _OPTION_GOLD.fullmatch(gold) if option.text else not _NO_NAME.search(gold)
-    if option.stance == "chosen" and (surely if option.names else gold.strip()[0] not in ".#@"):
+    if option.stance == "chosen" and _is_said(option, gold):
         return option
     if option.stance == "several" and option.joined and not _TUPLE.fullmatch(gold):
         return option
     if (option.stance == "several" and not option.joined) or not key(gold):
         return None
     return Option("chosen", text=key(gold))  # "Cannot be determined" is an option's text too
+
+
+def _is_said(option: Option, gold: str) -> bool:
+    """Whether a gold answer is the option that it reads as, and no formula, number or name that begins like one."""
+    if not option.names:
+        return not _SIGNED.match(gold)
+    return option.marked if option.text else not _NO_NAME.search(gold)
 
 
 def grade(gold: str, answer: str) -> Judgement:

@@ -56,6 +56,7 @@ _REJECTED = re.compile(  # a remark behind a name: "B (wrong)", "B - ruled out";
     r"|false|untrue|impossible|invalid|no)[\s)\].!]*",
     re.IGNORECASE,
 )
+_WORD_FIRST = re.compile(r"\W*[^\W\d_]{2}")
 _MARRED = re.compile(r"\s*[✗✘❌×¬~±≠≈≤≥!€£¥₹]")
 """Begins what is not simply what follows."""
 _AFTER = re.compile(
@@ -159,6 +160,9 @@ class Option:
     """What is chosen, as `exact` compares texts; empty where there is a name alone."""
     joined: bool = False
     """Whether several are named as one answer ("A and C"), not as alternatives ("A or C")."""
+    marked: bool = True
+    """Whether a name that stands before a text is marked as one: "(B) Paris", "B. Paris", "B - Paris", and not the
+    beginning of a formula, as in "f(x) = x^2" and "x - 3"."""
 
 
 def parse(text: str) -> Option:
@@ -258,7 +262,14 @@ def _one(text: str) -> Option | None:
     shown = explained or separator not in ",;" or re.match(r"\s*[A-Z0-9$\\]", rest)
     if not labelled or _TAKES_BACK.search(rest) or not shown:
         return Option("unclear", (name,))
-    return Option("chosen", (name,), key(rest))
+    return Option("chosen", (name,), key(rest), marked=_is_marked(groups, separator, rest))
+
+
+def _is_marked(groups: dict[str, str | None], separator: str, rest: str) -> bool:
+    if groups.get("enclosed") or separator in ").:]}":
+        return True
+    parted = separator in "->" or rest.startswith(" (")
+    return parted and str(groups["name"]) in "ABCDEFGHIJ" and _WORD_FIRST.match(rest) is not None
 
 
 def _reason_head(more: str) -> str:
