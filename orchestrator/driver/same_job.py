@@ -39,9 +39,10 @@ def check_same_job(run: Run, job: Job) -> None:
         return
     if not state.commits and not state.shards:
         return  # nothing is bound to the settings yet
+    now = as_begun(run, job).model_dump(mode="json")
     changes = [
         (key, old, new)
-        for key, old, new in changed_keys(_with_defaults(state.configs[-1]["job"]), job.model_dump(mode="json"))
+        for key, old, new in changed_keys(_with_defaults(state.configs[-1]["job"]), now)
         if not only_executes(key, old, new) and not may_move(state, key, old, new)
     ]
     if changes:

@@ -45,10 +45,14 @@ def symptoms(base: Evidence, done: Sequence[Evidence], more: Sequence[Check] = (
     return [f"Round {number}: {line}" for number, lines in found.items() for line in lines]
 
 
-def by_round(base: Evidence, done: Sequence[Evidence], more: Sequence[Check] = ()) -> dict[int, list[str]]:
-    """The same by the number of the round, which is not said again."""
+def by_round(
+    base: Evidence, done: Sequence[Evidence], more: Sequence[Check] = (), only: int | None = None
+) -> dict[int, list[str]]:
+    """The same by the number of the round, which is not said again; of one round alone where `only` is its number."""
     found = {}
     for i, evidence in enumerate(done):
+        if only not in (None, evidence.round.number):
+            continue
         past = Past(base, done[0], done[i - 1] if i else None)
         found[evidence.round.number] = [line for check in (*_CHECKS, *more) for line in check(evidence, past)]
     return found

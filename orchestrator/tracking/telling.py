@@ -61,9 +61,8 @@ class Teller:
                 self._ensure_round(number, record.time)
                 base, done = by_ledger(self._ledger.state)
                 evidence = next(each for each in done if each.round.number == number)
-                ill = by_round(base, done, checks_of(self._ledger.state.configs[-1]["job"], self._sources)).get(
-                    number, []
-                )
+                checks = checks_of(self._ledger.state.configs[-1]["job"], self._sources)
+                ill = by_round(base, done, checks, number).get(number, [])
                 figures = projection.promotion_figures(data, record.time)
                 figures += projection.health_figures(health(evidence), number, record.time)
                 tags = {

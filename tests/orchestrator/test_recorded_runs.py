@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.commands.verify.command import verify
+from orchestrator.config.load import load_job
+from orchestrator.driver.same_job import check_same_job
 from orchestrator.files.durable import canonical
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import Record
+from orchestrator.ledger.run import Run
 from orchestrator.reports.status import status
 from tests.recorded_runs.record import KINDS, RECORDED, extract, go_on, unpack, unpack_project
 
@@ -34,6 +37,7 @@ def test_a_recorded_run_goes_on_where_it_was_stopped(
     job, done = unpack(folder, stop, tmp_path / "moved")
     run = tmp_path / "moved/run"
     before = Ledger(run / "ledger").records
+    check_same_job(Run(run), load_job(job).job)  # as `validate`, `plan` and `compare` ask
     resumed = KINDS[kind].workers()
     go_on(job, resumed)
 

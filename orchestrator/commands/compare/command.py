@@ -36,14 +36,21 @@ from orchestrator.driver.kept import (
     reward_models_of,
 )
 from orchestrator.driver.own_process import rendered, tried
-from orchestrator.driver.same_job import check_same_job, reading_of
+from orchestrator.driver.same_job import (
+    check_same_job,
+    check_same_model,
+    check_same_problems,
+    problem_digests,
+    reading_of,
+)
 from orchestrator.driver.signals import held
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import Tell
 from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
-from orchestrator.files import unfinished
+from orchestrator.files import known_hashes, unfinished
 from orchestrator.files.inside import open_to_write, run_around
+from orchestrator.inputs.problem_set import ProblemSet
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.reports.status import run_state
@@ -73,7 +80,9 @@ def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
     for planned in plan.runs:
         started = time.monotonic()
         if _is_done(plan, planned):
-            say(f"{planned.name:<24} done before: {summary_line(run_figures(plan, planned))}")
+            done = run_figures(plan, planned)
+            outdated = f"; {done.outdated}" if done.outdated else ""
+            say(f"{planned.name:<24} done before: {summary_line(done)}{outdated}")
             continue
         if planned.start in failed:
             say(f"{planned.name:<24} cannot start: {planned.start} has failed")
@@ -197,21 +206,29 @@ def _problems(plan: Plan) -> Iterator[str]:
         yield f"{plan.folder}: this folder is a run. Choose another `name` for the comparison."
     arms = {planned.name: planned.arm for planned in plan.runs}
     tokenizers: dict[str, Path | None] = {}  # by arm that has been looked at
+    read: dict[tuple[str, int], dict[str, ProblemSet]] = {}  # of the arm at hand: its runs stand side by side
     for planned in plan.runs:
-        root = plan.folder / planned.name
+        root, job = plan.folder / planned.name, planned.file.job
         try:
-            run_folder(planned.file.job)
+            run_folder(job)
             run = Run(root)
             check_same_job(run, _absolute_job(planned))
             if other := healthy_driver(root):
                 yield f"{root}: {other} is driving this run. Wait for it, or stop it first."
+            if (key := (planned.arm, reading_of(run))) not in read:
+                read = {key: read_all_problems(planned.file, reading=key[1])}
+            problems = read[key]
+            # Of a run that is done, too: no driver of its own would see that what follows it is of other problems.
+            check_same_problems(run, job, None if job.data.from_hub else problem_digests(problems))
+            base = base_model_of(planned.file, run, weights=False) if planned.start is None else None
+            if base and base.origin is None:
+                known_hashes.load(root)
+                check_same_model(run, base)
             if planned.arm in tokenizers:
                 continue
             # A model that is yet to be trained has the tokenizer of the one that it is trained from.
             tokenizers[planned.arm] = tokenizers.get(arms[planned.start]) if planned.start else None
-            problems = read_all_problems(planned.file, reading=reading_of(run))
             preferences = read_all_preferences(planned.file, problems)
-            base = base_model_of(planned.file, run, weights=False) if planned.start is None else None
             fixed = reference_of(planned.file, run, base, weights=False)
             reward_models_of(planned.file, run, weights=False)
             folder = tokenizers[planned.arm] = base.folder if base else tokenizers[planned.arm]

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from orchestrator.commands.compare.file import Plan, PlannedRun
+from orchestrator.driver.kept import KEPT_MODEL
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.abstentions import graders_version
 from orchestrator.reports.rounds import round_and_phase
@@ -56,6 +57,8 @@ class RunFigures:
     """Seconds of the rounds' steps, those that were shared too; grading is hidden behind sampling."""
     graders_versions: tuple[int, ...] = ()
     """Of the graders that the accuracies are by; several where the run went on with another."""
+    outdated: str = ""
+    """How what it started from is no longer what its arm's `start` has come to, in words."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,24 @@ def run_figures(plan: Plan, planned: PlannedRun) -> RunFigures:
         pairs=sum(said["pairs"] for said in paired) if paired or over else None,
         seconds=took if took or over else None,
         graders_versions=tuple(sorted({graders_version(said) for said in _evaluations(state).values()})),
+        outdated=_outdated(plan, planned.start, state) if planned.start else "",
     )
+
+
+def _outdated(plan: Plan, start: str, state: State) -> str:
+    """Where the run called `start` has gone on, back or was made anew since a run has kept its checkpoint."""
+    kept, root = state.commits.get(KEPT_MODEL), plan.folder / start
+    if kept is None:
+        return ""
+    said = f"started from round {kept.facts.get('round')} of {start}"
+    if not (root / "ledger").is_dir():
+        return f"{said}, which is not there any more"
+    now = Ledger(root / "ledger").state
+    if kept.facts.get("run_id") != now.configs[-1].get("run_id"):
+        return f"{said}, in whose place there is another run now"
+    number = round_and_phase(now.promotions[-1]["reference"])[0] if now.promotions else 0
+    has = f"come to round {number}" if number else "gone back to its base model"
+    return f"{said}, which has {has} since" if number != kept.facts.get("round") else ""
 
 
 def _is(step: str, phase: str) -> bool:

@@ -91,6 +91,8 @@ def _notes(arms: Sequence[ArmFigures]) -> Iterator[str]:
     for arm in arms:
         if arm.start:
             yield f"{arm.arm} starts from what {arm.start} has trained, which is spent besides."
+    for run in (run for arm in arms for run in arm.runs if run.outdated):
+        yield f"{run.run} {run.outdated}: it is made anew where its folder is removed."
     for run in (run for arm in arms for run in arm.runs if run.state != "finished"):
         yield f"{run.run}: {run.state}{f': {run.reason}' if run.reason else ''}"
 

@@ -29,13 +29,12 @@ from orchestrator.reports.progress.model import (
 )
 from orchestrator.reports.progress.samples import Graded
 from orchestrator.reports.progress.track import Track
-from orchestrator.reports.progress.turning import SEEN_BY, Turning
-from orchestrator.reports.rounds import accuracy, round_and_phase, rounds
+from orchestrator.reports.progress.turning import BASE, SEEN_BY, Turning, base_line
+from orchestrator.reports.rounds import round_and_phase
 from orchestrator.reports.symptoms import Check
 
 LOOKING = f"{START}/ledger"
 """What is committed is looked at, before anything new is done."""
-_BASE = "baseline/evaluation"
 _MOMENT = 0.05  # seconds
 
 
@@ -263,30 +262,32 @@ class Board:
                 elif record.kind == "commit":
                     self._committed(record.data["step"], record.data["facts"], state)
                 elif record.kind == "promotion":
-                    self._finish(_round_line(state, int(record.data["round"])), state)
+                    self._turning.look(state, number := int(record.data["round"]))
+                    self._finish(self._turning.line_of(number, state))
                 elif record.kind == "shard":
                     self.graded = Graded.of(state, record.data["step"], record.data["index"]) or self.graded
 
     def _committed(self, step: str, facts: Mapping[str, Any], state: State) -> None:
         if (track := self._tracks.get(step)) is not None:
             track.text = track.text or _come_to(facts)
-        if step == _BASE:
-            self._finish(_base_line(state), state)
-        if round_and_phase(step)[1] in SEEN_BY:
-            self._events.extend(itertools.starmap(Turned, self._turning.look(state)))
+        if step == BASE:
+            self._finish(base_line(state))
+        number, phase = round_and_phase(step)
+        if phase in SEEN_BY:
+            self._events.extend(itertools.starmap(Turned, self._turning.look(state, number)))
 
     def _finish_kept(self, state: State) -> None:
-        if _BASE in state.commits:
-            self._finish(_base_line(state), state, kept=True)
+        if BASE in state.commits:
+            self._finish(base_line(state), kept=True)
         self._turning.look(state)
-        for promotion in state.promotions:
-            self._finish(_round_line(state, int(promotion["round"])), state, kept=True)
+        for number in (int(promotion["round"]) for promotion in state.promotions):
+            self._finish(self._turning.line_of(number, state), kept=True)
 
-    def _finish(self, line: RoundLine, state: State, kept: bool = False) -> None:
+    def _finish(self, line: RoundLine, kept: bool = False) -> None:
         own = [track for what, track in self._tracks.items() if not what.startswith(f"{START}/")]
         kept = kept or (line.number == self._round and bool(own) and all(track.state == "kept" for track in own))
         took = None if kept else self._durations.of(line.number)
-        line = self._turning.said_of(line.model_copy(update={"kept": kept, "seconds": took}), state)
+        line = self._turning.said_of(line.model_copy(update={"kept": kept, "seconds": took}))
         self._finished.append(line)
         self._events.append(line)
         if line.number == self._round:
@@ -372,28 +373,3 @@ def _come_to(facts: Mapping[str, Any]) -> str:
     """What a step without a line of its own has come to."""
     units = {"prompts": "prompts", "distinct_completions": "completions", "problems": "problems"}
     return next((f"{facts[key]} {unit}" for key, unit in units.items() if isinstance(facts.get(key), int)), "")
-
-
-def _base_line(state: State) -> RoundLine:
-    facts = state.commits[_BASE].facts
-    return RoundLine(number=0, gate=accuracy(facts, "gate"), test=accuracy(facts))
-
-
-def _round_line(state: State, number: int) -> RoundLine:
-    found = next((r for r in rounds(state) if r.number == number), None)
-    if found is None:
-        return RoundLine(number=number)
-    decision, split = found.promotion or {}, "test" if accuracy(found.facts.get("evaluation")) is not None else "gate"
-    earlier = [p for p in state.promotions if int(p["round"]) < number and p["promoted"]]
-    step = f"rounds/{int(earlier[-1]['round']):02d}/evaluation" if earlier else _BASE
-    before = state.commits.get(step)
-    return RoundLine(
-        number=number,
-        promoted=bool(decision["promoted"]) if decision else None,
-        gate=accuracy(found.facts.get("evaluation"), "gate"),
-        test=accuracy(found.facts.get("evaluation")),
-        before=accuracy(before.facts if before else None, split),
-        pairs=found.known("pairs", "pairs"),
-        won=decision.get("won"),
-        lost=decision.get("lost"),
-    )
