@@ -54,7 +54,9 @@ def rounds(state: State) -> list[RoundStatus]:
     rounds_by_number: dict[int, RoundStatus] = {}
 
     def round_of(number: int) -> RoundStatus:
-        return rounds_by_number.setdefault(number, RoundStatus(number))
+        if (found := rounds_by_number.get(number)) is None:  # a run may have thousands of steps
+            found = rounds_by_number[number] = RoundStatus(number)
+        return found
 
     for step, commit in state.commits.items():
         number, phase = round_and_phase(step)

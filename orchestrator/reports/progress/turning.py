@@ -46,14 +46,15 @@ class Turning:
         if (evidence := self._evidence.get(number)) is None:
             return RoundLine(number=number)
         found = evidence.round
-        decision, split = found.promotion or {}, "test" if accuracy(found.facts.get("evaluation")) is not None else "gate"
+        figures, decision = found.facts.get("evaluation"), found.promotion or {}
+        split = "test" if accuracy(figures) is not None else "gate"
         earlier = [p for p in state.promotions if int(p["round"]) < number and p["promoted"]]
         before = state.commits.get(f"rounds/{int(earlier[-1]['round']):02d}/evaluation" if earlier else BASE)
         return RoundLine(
             number=number,
             promoted=bool(decision["promoted"]) if decision else None,
-            gate=accuracy(found.facts.get("evaluation"), "gate"),
-            test=accuracy(found.facts.get("evaluation")),
+            gate=accuracy(figures, "gate"),
+            test=accuracy(figures),
             before=accuracy(before.facts if before else None, split),
             pairs=found.known("pairs", "pairs"),
             won=decision.get("won"),

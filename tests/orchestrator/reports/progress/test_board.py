@@ -11,8 +11,10 @@ import pytest
 
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.progress import ENGINES, starting
+from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.progress.board import Began, Board, Come, Ended, Event, Said, Turned
 from orchestrator.reports.progress.model import Phase, Progress, RoundLine
+from orchestrator.reports.symptoms import Past
 from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandIns, make_project, run_job
 
@@ -237,3 +239,22 @@ def test_what_turns_is_told_once_as_soon_as_it_is_seen(tmp_path: Path) -> None:
     again.follow(ledger)
     assert [event for event in again.events() if isinstance(event, Turned)] == []
     assert again.look().finished[-1].warnings == (told.text,)
+
+
+def test_a_round_that_is_over_is_not_looked_at_again_with_each_record(driven: Path) -> None:
+    """Each round of a run of thousands would take longer than the one before."""
+    looked: list[int] = []
+
+    def check(evidence: Evidence, _past: Past) -> Iterator[str]:
+        looked.append(evidence.round.number)
+        yield f"seen in {evidence.round.number}"
+
+    board, state = Board("tiny", 2, checks=[check]), State()
+    ledger: Any = SimpleNamespace(records=[], state=state)
+    for record in Ledger(driven / "ledger").records:
+        state.apply(record)
+        ledger.records.append(record)
+        board.follow(ledger)
+        assert board.problem is None
+    assert looked == sorted(looked) and set(looked) == {1, 2}
+    assert [event.text for event in board.events() if isinstance(event, Turned)] == ["seen in 1", "seen in 2"]
