@@ -13,6 +13,8 @@ from orchestrator.errors import BadInput, RatchetError, cut
 CURE = "see to the disk"
 COPY = "copy the folder and go on with the copy (`cp -a`), since a container renames no folder of its image"
 """What helps on a file system of layers (overlayfs), where a folder lies in a lower one."""
+LINKS = "copy the folder to a file system with hard links, such as ext4 or XFS, and go on with the copy"
+"""What helps where records cannot be linked to their names, as on FAT and exFAT."""
 _OF_THE_DISK = frozenset(
     getattr(errno, name)
     for name in (
@@ -48,7 +50,7 @@ def cure(error: OSError, folder: Path) -> str | None:
     """What helps against an error of the disk, in words; None where it is another error. Rights are its matter only
     below `folder`, and so is what is not there."""
     if _is_of_the_disk(error):
-        return COPY if error.errno == errno.EXDEV else CURE
+        return {errno.EXDEV: COPY, errno.EOPNOTSUPP: LINKS}.get(error.errno or 0, CURE)
     if isinstance(error, BlockingIOError):  # of a fork: no file that is written here says so
         return MORE_PROCESSES
     if error.errno in _OF_THE_PROCESS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+_LINKLESS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _ATTEMPTS = 3  # `ratchet gc` may have taken a temporary file for a dead driver's
 
 
@@ -38,12 +40,14 @@ def put_if_absent(path: Path, content: bytes) -> bool:
             _write(temporary, content)
             try:
                 os.link(temporary, path)
-            except OSError:
+            except OSError as error:
                 links = os.stat(temporary).st_nlink if temporary.exists() else 0
                 if links != 2 and path.exists():
                     return False
                 if links == 0 and left:
                     continue
+                if links == 1 and error.errno in _LINKLESS:  # of a file of our own, which rights do not forbid
+                    raise OSError(errno.EOPNOTSUPP, "this file system makes no hard links", str(path)) from error
                 if links != 2:
                     raise
         finally:

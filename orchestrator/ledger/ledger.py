@@ -375,8 +375,8 @@ def only_cleans(claim: Mapping[str, Any]) -> bool:
     return claim.get("purpose") == CLEANING["purpose"]
 
 
-def probe_links(folder: Path) -> None:
-    """Check that the file system can do what the ledger needs.
+def probe_links(folder: Path, named: Path | None = None) -> None:
+    """Check that the file system can do what the ledger needs. `named` is the folder as a message names it.
 
     Raises:
         BadInput: the folder cannot be written, or its file system has no hard links.
@@ -387,7 +387,7 @@ def probe_links(folder: Path) -> None:
         put_if_absent(probe, b"probe")
     except OSError as error:
         raise BadInput(
-            f"{folder}: a run needs a writable folder with hard links ({error.strerror or error})"
+            f"{named or folder}: a run needs a writable folder with hard links ({error.strerror or error})"
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -39,6 +39,7 @@ OPERATIONS = ("os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "open
 # An exit code can be read once, and starting a process reads those of all others: sweeps do so from several threads.
 _reaping = threading.Lock()
 _SHOWING = ("progress", "report", "sign of life")  # threads that write at any moment, and so would shift every number
+_FAILING = {"EMFILE": "open", "EPERM": "os.link"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -47,10 +48,11 @@ class Fault:
     """What happens at one operation, numbered from 1, or at several in a row.
 
     The signals (SIGKILL, SIGSTOP, SIGTERM, SIGINT) come before the operation. full: it fails with ENOSPC, unless it
-    is a removal. EMFILE: it fails, where it opens a file; ESTALE: it fails. moved: the folder is elsewhere then.
+    is a removal. EMFILE, EPERM: it fails, where it opens a file, or links one; ESTALE: it fails. moved: the folder is
+    elsewhere then.
     """
 
-    kind: Literal["SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "full", "EMFILE", "ESTALE", "moved"]
+    kind: Literal["SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "full", "EMFILE", "EPERM", "ESTALE", "moved"]
     at: int
     times: int = 1
 
@@ -60,10 +62,8 @@ class Fault:
         match self.kind:
             case "full" if event not in ("os.remove", "os.rmdir"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            case "EMFILE" if event == "open":
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            case "ESTALE":
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            case "EMFILE" | "EPERM" | "ESTALE" if event == _FAILING.get(self.kind, event):
+                raise OSError(getattr(errno, self.kind), os.strerror(getattr(errno, self.kind)))
             case "moved":
                 os.rename(folder, f"{folder}-moved")
             case "SIGKILL" | "SIGSTOP" | "SIGTERM" | "SIGINT":

@@ -68,6 +68,14 @@ def calm(finished: Case, shelf: Shelf) -> Command:
     return made
 
 
+def test_a_file_system_without_hard_links_is_told_as_that(finished: Case, space: Path) -> None:
+    """As FAT and exFAT are, which a run was copied to."""
+    case = rolling_back(finished, space / "linkless")
+    assert case.run(Fault("EPERM", 1, ALL_THAT_FOLLOW)) == 1, case.output
+    assert "this file system makes no hard links" in case.output and "and go on with the copy" in case.output
+    assert case.run() == 0 and verify(case.folder / "run").findings == []
+
+
 @SOME_OR_ALL
 @pytest.mark.parametrize("kind", FAULTS)
 def test_disturbed_at_any_operation_the_same_command_goes_on(

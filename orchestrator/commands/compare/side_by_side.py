@@ -126,7 +126,13 @@ def differences(sides: Sequence[Side]) -> dict[str, list[Any]]:
         jobs = (each.placed or each.job for each in (sides[0], other))
         changed = (key for key, _, _ in changed_keys(*jobs))
         keys |= dict.fromkeys(key for key in changed if key.partition(".")[0] not in _NAMES)
-    return {key: [_at(each.job, key) for each in sides] for key in keys}
+    return {key: _values(sides, key) for key in keys}
+
+
+def _values(sides: Sequence[Side], key: str) -> list[Any]:
+    """Of a path that is one text in two places, the places."""
+    said = [_at(each.job, key) for each in sides]
+    return said if any(one != said[0] for one in said) else [_at(each.placed or each.job, key) for each in sides]
 
 
 def _at(job: Any, key: str) -> Any:

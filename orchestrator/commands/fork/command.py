@@ -164,7 +164,7 @@ def _make(
     give = _giver(parent, state, steps)
     told = "No new run was made: see to the disk, and the same command makes it."
     with unfinished.whole_folder(child, f"{child.name}.fork", told, lambda: _in_use(child)) as building:
-        probe_links(building)
+        probe_links(building, child)
         run = Run(building)
         run.claim(identity())
         run.append("config", config)

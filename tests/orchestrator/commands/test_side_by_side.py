@@ -89,3 +89,14 @@ def test_a_fork_differs_from_its_run_in_what_was_changed_alone(runs: list[Path],
     fork(runs[0], tmp_path / "hot", ["loss.beta=0.2"])
     run_job(tmp_path / "hot/job.yaml", StandIns())
     assert differences([side(str(runs[0])), side(str(tmp_path / "hot"))]) == {"loss.beta": [0.1, 0.2]}
+
+
+def test_files_of_one_name_in_two_folders_are_told_by_their_folders(tmp_path: Path) -> None:
+    sides = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        run_job(make_project(tmp_path / name), StandIns(), "rounds=1")
+        sides.append(side(str(tmp_path / name / "run")))
+    told = differences(sides)
+    assert told["data.test.path"] == [str(tmp_path / name / "test.jsonl") for name in ("a", "b")]
+    assert all(values[0] != values[1] for values in told.values())
