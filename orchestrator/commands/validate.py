@@ -28,6 +28,7 @@ from orchestrator.driver.preview import Preview
 from orchestrator.driver.same_job import (
     check_same_job,
     check_same_model,
+    check_same_preferences,
     check_same_problems,
     problem_digests,
     reading_of,
@@ -81,6 +82,7 @@ def check(file: JobFile) -> Checked:
     reference = reference_of(file, run, model, weights=False)
     problems = read_all_problems(file, reading=reading_of(run))
     check_same_problems(run, file.job, None if file.job.data.from_hub else problem_digests(problems))
+    check_same_preferences(run, file.job, file.find)
     preferences = read_all_preferences(file, problems)
     rewards = [*reward_models_of(file, run, weights=False).values()]
     golds = gold_lines(file, run, problems, unread_golds)

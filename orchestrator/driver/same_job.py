@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from orchestrator.config import Job, only_executes
 from orchestrator.config.load import changed_keys
-from orchestrator.driver.kept import is_kept
+from orchestrator.driver.kept import KEPT_PREFERENCES, is_kept
 from orchestrator.driver.resume import command, may_move
 from orchestrator.errors import BadInput
 from orchestrator.inputs.fields import PROBLEM_READING
+from orchestrator.inputs.preferences import Find, identity_of
 from orchestrator.inputs.problem_set import digest_of_problems
 from orchestrator.ledger import recipes
 from orchestrator.ledger.run import Run
@@ -131,6 +132,24 @@ def check_same_problems(run: Run, job: Job, digests: Mapping[str, str] | None) -
                 "the file back as it was, or go on in another run, which keeps what they do not touch "
                 f"(`ratchet fork {root} NEWRUN`)."
             )
+
+
+def check_same_preferences(run: Run, job: Job, find: Find) -> None:
+    """Refuse likewise where preference data have changed of which the run keeps a copy.
+
+    Raises:
+        BadInput: they have, or a file is not there.
+    """
+    kept = run.committed(KEPT_PREFERENCES)
+    if kept is None or job.stages is None:
+        return
+    if kept.fingerprint not in run.fingerprints(identity_of(job, find), kept.recipe, kept.facts):
+        named = ", ".join(str(source.path or source.hub) for source in job.stages.sources)
+        raise BadInput(
+            f"stages.sources: {named}: other preference data than when {run.root} was started. Put the files back as "
+            "they were, or go on in another run, which keeps what they do not touch (`ratchet fork "
+            f"{run.root} NEWRUN`)."
+        )
 
 
 def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:

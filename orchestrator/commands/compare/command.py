@@ -39,6 +39,7 @@ from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.same_job import (
     check_same_job,
     check_same_model,
+    check_same_preferences,
     check_same_problems,
     problem_digests,
     reading_of,
@@ -220,6 +221,7 @@ def _problems(plan: Plan) -> Iterator[str]:
             problems = read[key]
             # Of a run that is done, too: no driver of its own would see that what follows it is of other problems.
             check_same_problems(run, job, None if job.data.from_hub else problem_digests(problems))
+            check_same_preferences(run, job, planned.file.find)
             base = base_model_of(planned.file, run, weights=False) if planned.start is None else None
             if base and base.origin is None:
                 known_hashes.load(root)

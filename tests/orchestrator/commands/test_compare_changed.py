@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.commands import validate
 from orchestrator.commands.compare.command import check, compare
 from orchestrator.commands.compare.comparison import figures
 from orchestrator.commands.compare.file import load_plan
 from orchestrator.commands.compare.table import markdown
 from orchestrator.commands.rollback import roll_back
+from orchestrator.config.load import load_job
 from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput
 from tests.orchestrator.commands.test_compare import Runner, project, run
+from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, right, write_rows
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +92,21 @@ def test_a_run_that_started_from_what_another_arm_had_come_to_is_told_of(tmp_pat
     assert "which is not there any more" in markdown(plan, figures(plan))
     _, _, said = run(tmp_path / "compare.yaml", Runner())
     assert said[1].endswith("started from round 2 of irpo-seed1, in whose place there is another run now")
+
+
+def test_stages_that_have_changed_are_found_by_compare_and_validate(tmp_path: Path) -> None:
+    """The run keeps a copy of its preference data, which a new arm would not read."""
+    job = make_stages(tmp_path, {"easy": right("e", 4)})
+    job.write_text(job.read_text().replace("method: sdpo\n", "method: sdpo\nrounds: 1\n"))
+    document = {"name": "compare", "job": job.name, "arms": {"sdpo": {}}}
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump(document))
+    runner = Runner(lambda name: PreferenceStandIns())
+    plan, failed, _ = run(tmp_path / "compare.yaml", runner)
+    assert failed == [] and list(runner.calls) == ["sdpo-seed1"]
+    check(plan)
+    write_rows(tmp_path / "easy.jsonl", right("other", 4))
+    told = r"stages\.sources: .*easy\.jsonl: other preference data than when .*sdpo-seed1 was started"
+    with pytest.raises(BadInput, match=told):
+        check(plan)
+    with pytest.raises(BadInput, match=told):
+        validate.check(load_job(plan.folder / "sdpo-seed1.yaml"))
