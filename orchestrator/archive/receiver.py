@@ -78,6 +78,8 @@ class Receiver:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        with contextlib.suppress(OSError):  # NFS and FUSE keep a file that is open by another name, and so its folder
+            self._work.rmdir()
 
     def state(self, moved: Moved) -> State:
         """Fetch the ledger, and read it as a driver would. `moved` is told of bytes.
