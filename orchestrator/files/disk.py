@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import BadInput, RatchetError, cut
+from orchestrator.files.durable import NO_LINKS
 
 CURE = "see to the disk"
 COPY = "copy the folder and go on with the copy (`cp -a`), since a container renames no folder of its image"
@@ -50,7 +51,7 @@ def cure(error: OSError, folder: Path) -> str | None:
     """What helps against an error of the disk, in words; None where it is another error. Rights are its matter only
     below `folder`, and so is what is not there."""
     if _is_of_the_disk(error):
-        return {errno.EXDEV: COPY, errno.EOPNOTSUPP: LINKS}.get(error.errno or 0, CURE)
+        return COPY if error.errno == errno.EXDEV else LINKS if error.strerror == NO_LINKS else CURE
     if isinstance(error, BlockingIOError):  # of a fork: no file that is written here says so
         return MORE_PROCESSES
     if error.errno in _OF_THE_PROCESS:

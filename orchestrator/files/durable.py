@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+NO_LINKS = "this file system makes no hard links"
 _LINKLESS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _ATTEMPTS = 3  # `ratchet gc` may have taken a temporary file for a dead driver's
 
@@ -47,7 +48,7 @@ def put_if_absent(path: Path, content: bytes) -> bool:
                 if links == 0 and left:
                     continue
                 if links == 1 and error.errno in _LINKLESS:  # of a file of our own, which rights do not forbid
-                    raise OSError(errno.EOPNOTSUPP, "this file system makes no hard links", str(path)) from error
+                    raise OSError(errno.EOPNOTSUPP, NO_LINKS, str(path)) from error
                 if links != 2:
                     raise
         finally:
