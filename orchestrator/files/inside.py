@@ -114,10 +114,13 @@ def remove_rest(root: Path, path: Path, may: Callable[[], bool]) -> None:
         Damaged: a link leads out of the run, or its folders are nested too deeply.
         OSError: it cannot be removed.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _holding(root, path) as above:
-        with _listed(path.name, above) as folder, _not_too_deep(path):
-            if may():
-                _remove_held(above, path.name, folder)
+    with contextlib.ExitStack() as held:
+        held.enter_context(contextlib.suppress(FileNotFoundError, NotADirectoryError))
+        above = held.enter_context(_holding(root, path))
+        folder = held.enter_context(_listed(path.name, above))
+        held.enter_context(_not_too_deep(path))
+        if may():
+            _remove_held(above, path.name, folder)
 
 
 def rename(root: Path, old: Path, new: Path, copies: bool = True) -> None:

@@ -1,5 +1,5 @@
-"""Runs that are part of a container's image, whose file system (overlayfs) renames none of their folders: what has to be
-renamed is copied. Cut off at any operation of that, nothing is lost, and the same command, or a resume, goes on."""
+"""Runs that are part of a container's image, whose file system (overlayfs) renames none of their folders: what has to
+be renamed is copied. Cut off at any operation of that, nothing is lost, and the same command, or a resume, goes on."""
 
 from __future__ import annotations
 

@@ -433,7 +433,8 @@ def test_a_process_of_our_own_is_understood_however_streams_are_encoded(tmp_path
     code = (
         "from orchestrator.driver.own_process import answered\n"
         "from orchestrator.errors import RatchetError\n"
-        "assert answered('asked', {'said': '+\\u00e9\\u65e5', 'fails': False}, 'it', 'it')['said'] == '+\\u00e9\\u65e5'\n"
+        "said = '+\\u00e9\\u65e5'\n"
+        "assert answered('asked', {'said': said, 'fails': False}, 'it', 'it')['said'] == said\n"
         "try:\n"
         "    answered('asked', {'fails': True}, 'it', 'its file')\n"
         "except RatchetError as error:\n"
