@@ -291,7 +291,8 @@ def private_environment(folder: PrivateFolder, also: Mapping[str, str]) -> dict[
         found |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
     found |= compiled_environment()
     temporary = str(folder.temporary)
-    return found | {k: os.environ[k] for k in found if k in os.environ} | {"TMPDIR": temporary, RENDEZVOUS: temporary}
+    ours = {"TMPDIR": temporary, RENDEZVOUS: temporary, "PYTHONIOENCODING": "utf-8"}  # what they print is read as that
+    return found | {k: os.environ[k] for k in found if k in os.environ} | ours
 
 
 def compiled_environment() -> dict[str, str]:

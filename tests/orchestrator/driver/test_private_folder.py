@@ -17,7 +17,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.driver.own_process import answered
-from orchestrator.driver.private_folder import PrivateFolder, compiled_environment, remove_leftovers
+from orchestrator.driver.private_folder import (
+    PrivateFolder,
+    compiled_environment,
+    private_environment,
+    remove_leftovers,
+)
 from orchestrator.errors import RatchetError
 
 PROJECT = Path(__file__).parents[3]
@@ -484,4 +489,11 @@ def test_the_first_of_rays_processes_that_complained_is_quoted_as_text(place: Pa
     (logs / "dashboard.err").write_text("x" * 10_000)
     os.utime(logs / "dashboard.err", (1, 1))
     assert len(folder.last_words()) < 600
+    folder.remove()
+
+
+def test_what_rays_processes_print_is_utf_8(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-16")
+    folder = PrivateFolder(place)
+    assert private_environment(folder, {})["PYTHONIOENCODING"] == "utf-8"
     folder.remove()
