@@ -30,6 +30,7 @@ from orchestrator.driver.kept import (
     KEPT_PROBLEMS,
     Problems,
     base_model_of,
+    has_begun,
     keep_model,
     keep_preferences,
     keep_problems,
@@ -45,7 +46,6 @@ from orchestrator.driver.same_job import (
     check_same_job,
     check_same_model,
     check_same_problems,
-    has_begun,
     problem_digests,
     reading_of,
 )

@@ -55,7 +55,7 @@ from orchestrator.driver.kept import (
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.same_job import reading_of
 from orchestrator.driver.start_checks import gold_lines, limits_of, previewed, tried_models
-from orchestrator.errors import RatchetError
+from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files import unfinished
 from orchestrator.inputs.preferences import Preferences, mean_characters
 from orchestrator.inputs.repeated import repeated_lines
@@ -194,6 +194,9 @@ class _Doctor:
         """Seconds that a check may take; those that reserve devices may wait for them, and read the model, besides."""
         if self._limit is not None:
             return self._limit
+        if name == "model and data":  # its weights are looked at
+            with contextlib.suppress(BadInput):
+                return _LIMIT + reading_seconds(self.patient.file.find(self.job.model, "model"))
         reading = reading_seconds(self._model) if name in _READING and self._model else 0.0
         return _LIMITS[name] + self.job.cluster.timeout + reading if name in _LIMITS else _LIMIT
 
