@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from orchestrator.config import Job, Source
 from orchestrator.errors import BadInput
 from orchestrator.files import durable
+from orchestrator.files.rights import reason
 from orchestrator.inputs import hub_data
 from orchestrator.inputs.preference_rows import (
     STEPS,
@@ -120,7 +121,7 @@ def _digest_of(path: Path, key: str) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BadInput(f"{key}: cannot read {path} ({error.strerror})") from error
+        raise BadInput(f"{key}: cannot read {path} ({reason(error)})") from error
 
 
 def write_preferences(sources: Sequence[Preferences], folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.files.inside import read_regular, regular_size
+from orchestrator.files.rights import reason
 from orchestrator.records.model_folder import leads_out
 from orchestrator.records.rewards import RewardKind
 
@@ -256,7 +257,7 @@ def _telling(file: Path, where: str) -> Iterator[None]:
     except Damaged as error:
         raise BadInput(f"{where}: {error}; download the model again") from error
     except OSError as error:
-        raise BadInput(f"{where}: {file}: cannot be read ({error.strerror})") from error
+        raise BadInput(f"{where}: {file}: cannot be read ({reason(error)})") from error
 
 
 def json_object(content: bytes, where: str) -> dict[str, Any]:

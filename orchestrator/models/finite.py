@@ -16,6 +16,7 @@ import numpy as np
 
 from orchestrator.errors import BadInput, cut
 from orchestrator.files.identity import at_once, look_once
+from orchestrator.files.rights import reason
 from orchestrator.models.checks import header_of, read_object, tensors, weight_files
 
 _PIECE = 2**20  # bytes, which a core's cache holds
@@ -77,7 +78,7 @@ def _check_file(file: Path, where: str) -> None:
                     "numbers, or take an earlier checkpoint of the training that made it."
                 )
     except OSError as error:
-        raise BadInput(f"{where}: {file}: cannot be read ({error.strerror})") from error
+        raise BadInput(f"{where}: {file}: cannot be read ({reason(error)})") from error
 
 
 def _not_finite(file: Path, begin: int, size: int, kind: _Format) -> Iterator[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from orchestrator.ledger.run import Run
 from orchestrator.models.finite import check_finite
 from tests.orchestrator.commands.test_doctor import examined
 from tests.orchestrator.models.test_models import HEADER, model
-from tests.orchestrator.models.test_reward_models import CLASSIFIER
 from tests.orchestrator.rounds.test_rewards import project
 from tests.support.stand_ins import StandIns, make_project, run_job
 
@@ -129,10 +129,9 @@ def test_a_reference_and_a_reward_model_are_looked_at_too(tmp_path: Path) -> Non
     with pytest.raises(BadInput, match=r"tiny.yaml: reference: .* are NaN or infinite"):
         run_job(job, StandIns())
     job = project(tmp_path / "two")
-    spoil(weights(tmp_path / "made", "F32", 5, "00000000")).joinpath("model.safetensors").rename(
-        tmp_path / "two/reward/model.safetensors"
-    )
-    (tmp_path / "two/reward/config.json").write_text(json.dumps(CLASSIFIER | {"num_labels": 1}))
+    shutil.copy(spoil(weights(tmp_path / "made", "F32", 5, "00000000")) / "model.safetensors", tmp_path / "two/reward")
+    kind = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "num_labels": 1}
+    (tmp_path / "two/reward/config.json").write_text(json.dumps(kind))
     with pytest.raises(BadInput, match=r"tiny.yaml: reward.models.0.model: .* are NaN or infinite"):
         run_job(job, StandIns())
 
