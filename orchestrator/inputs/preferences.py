@@ -44,6 +44,7 @@ from orchestrator.inputs.preference_rows import (
 from orchestrator.inputs.rows import rows_of
 from orchestrator.ledger.recipes import Fields, Version
 from orchestrator.records.rows import Problem, preferences_schema
+from orchestrator.text.counts import many
 
 Find = Callable[[str, str], Path]
 """The file that a job names by a path, and at which key it does (JobFile.find)."""
@@ -86,7 +87,7 @@ class Preferences:
 
     def __str__(self) -> str:
         shared = f"; the prompt of {self.begun} is the text that both sides begin with" if self.begun else ""
-        return f"{self.name}: {len(self.rows)} pairs{shared}{left_out_text(self.left_out)}"
+        return f"{self.name}: {many(len(self.rows), 'pair')}{shared}{left_out_text(self.left_out)}"
 
 
 def read_preferences(job: Job, find: Find) -> list[Preferences]:

@@ -39,6 +39,7 @@ from orchestrator.reports.living import gone, looked_at_again
 from orchestrator.rounds.run_files import Gone, RunFiles
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
+from orchestrator.text.counts import many
 from orchestrator.text.terminal import Screen
 
 _MOST_CURRENT = 4096
@@ -70,8 +71,9 @@ class Report:
         """What was checked, in one line for people."""
         followed = f"{len(self.followed)} promoted checkpoints followed to their prompts"
         return (
-            f"{self.artifacts} artifacts, {self.files} files, {self.bytes:,} bytes; {self.facts:,} facts computed "
-            f"again; {followed}; {self.discarded} discarded; {self.strays} strays; {len(self.findings)} findings"
+            f"{many(self.artifacts, 'artifact')}, {many(self.files, 'file')}, {many(self.bytes, 'byte')}; "
+            f"{many(self.facts, 'fact')} computed again; {followed}; {self.discarded} discarded; "
+            f"{many(self.strays, 'stray')}; {many(len(self.findings), 'finding')}"
         )
 
 

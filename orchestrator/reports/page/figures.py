@@ -18,10 +18,11 @@ from orchestrator.reports.gate_words import gate_said
 from orchestrator.reports.health import health, words
 from orchestrator.reports.inspection.views import Document, reference_before
 from orchestrator.reports.report import evidence
-from orchestrator.reports.rounds import rounds
+from orchestrator.reports.rounds import of_wanted, rounds
 from orchestrator.reports.seconds import idle, walls
 from orchestrator.reports.status import reason, run_state
 from orchestrator.reports.symptoms import symptoms
+from orchestrator.text.counts import bracketed
 
 POINTS = 400
 """Of a training curve, in a round; where there are more updates, each point is a mean of several."""
@@ -66,10 +67,11 @@ def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> 
 
 def _state(now: str, job: Mapping[str, Any], done: Sequence[Evidence]) -> str:
     decided = sum(1 for each in done if each.promotion)
-    of = f" of {job['rounds']}" if "rounds" in job else ""
+    wanted = job.get("rounds", decided)
+    counted = f"{of_wanted(decided, wanted)} rounds are decided" if decided <= wanted else of_wanted(decided, wanted)
     what = f", {job['method']}" if job.get("method") else ""
     model = f" from the base model {job['model']}" if job.get("model") else ""
-    return f"The run is {now}: {decided}{of} rounds are decided{what}{model}."
+    return f"The run is {now}: {counted}{what}{model}."
 
 
 def _result(base: Evidence, done: Sequence[Evidence]) -> str:
@@ -102,8 +104,7 @@ def _health(done: Sequence[Evidence], warnings: Sequence[str]) -> str:
 
 
 def _accuracy(told: Mapping[str, Any]) -> str:
-    percent, low, high = (100 * told[key] for key in ("accuracy", "low", "high"))
-    return f"{percent:.1f} % [{low:.1f}, {high:.1f}]"
+    return f"{100 * told['accuracy']:.1f} % {bracketed(told['low'], told['high'])}"
 
 
 def _round(each: Evidence, state: State, took: Mapping[int, float]) -> Document:

@@ -58,7 +58,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "unsolved": {"truncated": 1},
         "taken_over": [],
         "halved": {},
-        "gate": "promoted: 12 problems newly solved, 3 lost, of 100; +9.0 points (95 % interval 1.1 to 16.6)",
+        "gate": "promoted: 12 problems newly solved, 3 lost, of 100; +9.0 points (95 % interval [1.1, 16.6])",
         "warnings": [
             "25 % of the samples are ungradable (truncated, or the grader failed): look at their reasons, and at "
             "`generate.max_tokens`."
@@ -204,7 +204,7 @@ def test_the_table_shows_accuracy_interval_and_gain(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "sample")
     text = text_of(render(status(run.root), intervals(run.root)))
     lines = [line for line in text.splitlines() if line.strip().startswith(("1", "2", "base"))]
-    assert "40.0" in lines[0] and "30.9–49.8" in lines[0]
+    assert "40.0" in lines[0] and "[30.9, 49.8]" in lines[0]
     assert "60.0" in lines[1] and "+20.0" in lines[1] and "yes" in lines[1]
     assert "75.0" in lines[2] and "+15.0" in lines[2] and lines[2].split()[-2:] == ["s", "yes"]
     assert "–" not in text_of(render(status(run.root)))
