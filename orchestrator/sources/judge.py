@@ -236,7 +236,7 @@ def _no_scores(evidence: Evidence, past: Past) -> Iterator[str]:
 
 
 def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:
-    return given_up(evidence, "judged/samples", "that ask for a judgement have none")
+    return given_up(evidence, "judged/samples", "without the judgement that they ask for")
 
 
 SOURCE = Source(
