@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from orchestrator.config.load import parse_job
+from orchestrator.config.words import fields_at
 from tests.test_house import PROJECT
 
 HISTORY = ("CHANGELOG.md", "test-results.md")
@@ -141,3 +145,28 @@ def test_paths_and_what_is_none_are_told_apart() -> None:
     assert is_there("ledger/run.py") and is_there("tests/support/") and is_there("jobs/irpo-*.yaml")
     assert is_there("judgement.py") and not is_there("judgements.py")
     assert not is_there("ledger/runs.py") and not is_there("docs/a.md")
+
+
+def settings_shown() -> list[Any]:
+    """Each YAML block of a document that shows settings of a job; docs/adding.md, which has methods that are not
+    there, has tests of its own."""
+    found = []
+    for file in sorted({*(PROJECT / "docs").glob("*.md")} - {PROJECT / "docs/adding.md"}):
+        for at, block in enumerate(re.findall(r"^```yaml\n(.*?)^```$", file.read_text(), re.M | re.S)):
+            said = yaml.safe_load(block)
+            if set(said) <= set(fields_at(())):
+                found.append(pytest.param(said, id=f"{file.stem}-{at}"))
+    return found
+
+
+@pytest.mark.parametrize("said", settings_shown())
+def test_the_settings_that_a_document_shows_are_taken(said: dict[str, Any], tmp_path: Path) -> None:
+    method = said.get("method", "irpo")
+    pairs = {"stages": {"sources": ["pairs.jsonl"]}} if method == "sdpo" else {}
+    problems = {name: f"{name}.jsonl" for name in ("train", "gate", "test")} | {"prompts_per_round": 64}
+    sets = {} if pairs else {"data": problems}
+    parse_job(yaml.safe_dump({"name": "shown", "model": "base", **sets, **pairs} | said), tmp_path / "job.yaml")
+
+
+def test_a_document_s_settings_are_found() -> None:
+    assert len(settings_shown()) >= 8
