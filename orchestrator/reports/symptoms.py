@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.records.statistics import wilson_interval
 from orchestrator.reports.evidence import Evidence
-from orchestrator.text.counts import many
+from orchestrator.text.counts import bracketed, many
 
 MIN_MIXED = 0.2
 """Share of prompts that give pairs below which pairs run dry."""
@@ -267,7 +267,7 @@ def _accuracy_falls(evidence: Evidence, past: Past) -> Iterator[str]:
     if start and now and now["accuracy"] < start["low"]:
         yield (
             f"test accuracy fell to {100 * now['accuracy']:.1f} %, below the interval of what it started "
-            f"from ({100 * start['low']:.1f} to {100 * start['high']:.1f} %). A lower `train.learning_rate` or a "
+            f"from ({bracketed(start['low'], start['high'])} %). A lower `train.learning_rate` or a "
             "higher `loss.beta` changes the model less; `promotion.rule: better` refuses more."
         )
 

@@ -41,8 +41,9 @@ def test_runs_and_those_of_a_comparison_the_newest_first(runs: Path, capsys: pyt
 def test_more_rounds_than_are_wanted_are_told_as_that(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After `ratchet resume RUN rounds=1` of a run that has done two."""
     run = two_rounds(runs / "done")
-    job = run.ledger.state.configs[-1]["job"] | {"rounds": 1}
-    run.ledger.append(run.ledger.state.epoch, "config", run.ledger.state.configs[-1] | {"job": job})
+    run.claim()
+    run.configure(rounds=1)
+    run.end("finished")
     assert ratchet("list") == 0
     assert "  2, 1 wanted  " in capsys.readouterr().out
     assert ratchet("report", run.root) == 0
