@@ -17,7 +17,7 @@ from orchestrator.files.disk import unusable
 from orchestrator.files.inside import is_run
 from orchestrator.files.rights import reason
 from orchestrator.ledger.ledger import State
-from orchestrator.reports.rounds import accuracy, of_wanted, rounds
+from orchestrator.reports.rounds import accuracy, rounds
 from orchestrator.reports.status import open_run, run_state
 from orchestrator.text.shown import line
 from orchestrator.text.tables import FittingTable
@@ -135,10 +135,15 @@ def _row(run: Overview, now: float) -> list[str | Text]:
         Text(line(run.name), "bold"),
         Text(run.state, _COLOURS.get(run.state, "yellow")),
         line(run.method or ""),
-        "" if run.wanted is None else of_wanted(run.rounds, run.wanted),
+        "" if run.wanted is None else _decided(run.rounds, run.wanted),
         *("" if share is None else f"{100 * share:.1f} %" for share in (run.base, run.reference)),
         "" if run.changed is None else _ago(now - run.changed),
     ]
+
+
+def _decided(number: int, wanted: int) -> str:
+    """A resume may want fewer rounds than are decided."""
+    return f"{number} of {wanted}" if number <= wanted else f"{number}, {wanted} wanted"
 
 
 def _ago(seconds: float) -> str:

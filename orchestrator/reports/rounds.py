@@ -88,8 +88,3 @@ def accuracy(evaluation: Mapping[str, Any] | None, split: str = "test") -> float
     """Accuracy, as a fraction, from the facts of an evaluation step."""
     figures = (evaluation or {}).get(split)
     return None if figures is None else float(figures["accuracy"])
-
-
-def of_wanted(decided: int, wanted: int) -> str:
-    """How many rounds are decided of those that the job wants, which may be fewer: a resume may say so."""
-    return f"{decided} of {wanted}" if decided <= wanted else f"{decided}, {wanted} wanted"

@@ -18,11 +18,11 @@ from orchestrator.reports.gate_words import gate_said
 from orchestrator.reports.health import health, words
 from orchestrator.reports.inspection.views import Document, reference_before
 from orchestrator.reports.report import evidence
-from orchestrator.reports.rounds import of_wanted, rounds
+from orchestrator.reports.rounds import rounds
 from orchestrator.reports.seconds import idle, walls
 from orchestrator.reports.status import reason, run_state
 from orchestrator.reports.symptoms import symptoms
-from orchestrator.text.counts import bracketed
+from orchestrator.text.counts import bracketed, many
 
 POINTS = 400
 """Of a training curve, in a round; where there are more updates, each point is a mean of several."""
@@ -68,7 +68,9 @@ def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> 
 def _state(now: str, job: Mapping[str, Any], done: Sequence[Evidence]) -> str:
     decided = sum(1 for each in done if each.promotion)
     wanted = job.get("rounds", decided)
-    counted = f"{of_wanted(decided, wanted)} rounds are decided" if decided <= wanted else of_wanted(decided, wanted)
+    counted = f"{decided} of {wanted} rounds are decided"
+    if decided > wanted:  # a resume has said so
+        counted = f"{many(decided, 'round')} are decided, and {wanted} wanted"
     what = f", {job['method']}" if job.get("method") else ""
     model = f" from the base model {job['model']}" if job.get("model") else ""
     return f"The run is {now}: {counted}{what}{model}."
