@@ -28,6 +28,10 @@ class DiskStore:
         with self._doing():
             return Told(path.stat().st_size) if path.is_file() else None
 
+    def names(self) -> list[str]:
+        with self._doing():
+            return sorted(os.listdir(self.folder)) if self.folder.is_dir() else []
+
     def read(self, name: str, start: int, end: int) -> bytes:
         path = self._path(name)
         if not path.is_file():  # a pipe would be waited for

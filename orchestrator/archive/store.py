@@ -46,6 +46,9 @@ class Store(Protocol):
     def told(self, name: str) -> Told | None:
         """What is said of an object; None where there is none."""
 
+    def names(self) -> list[str]:
+        """What is at the top of it, as far as that is known without asking for all objects."""
+
     def read(self, name: str, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`, which it has."""
 

@@ -135,13 +135,13 @@ def _remove(run_dir: Path, ledger: Ledger, found: Iterable[Waste]) -> None:
 
 
 def _without_name(run_dir: Path, path: Path, epoch: int) -> Path:
-    """Where a folder is when it has the name of what a dead driver has left: its own, where a full disk takes no
-    other, since room is needed more."""
+    """Where a folder is when it has the name of what a dead driver has left: its own, where a full disk, or a
+    container's file system, takes no other, since room is needed more."""
     gone = path.with_name(f".{path.name.removeprefix('.')}-e{epoch}")
     try:
-        rename(run_dir, path, gone)
+        rename(run_dir, path, gone, copies=False)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in (*_NO_ROOM, errno.EXDEV):
             raise
         return path
     return gone

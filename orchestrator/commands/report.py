@@ -23,7 +23,7 @@ def write(run: Path, output: Path | None) -> None:
         BadInput: there is no run in this folder, or the file cannot be written.
         Damaged: a ledger record cannot be read.
     """
-    file = run / NAME if output is None else place_of(output, "-o")
+    file = run / NAME if output is None else place_of(output, "-o", run)
     told = settled(run, lambda ledger: document(run, SOURCES, ledger))
     try:
         # In the run's folder, `gc` knows what a killed command leaves; elsewhere, the next one of the same name does.
@@ -37,8 +37,9 @@ def write(run: Path, output: Path | None) -> None:
         echo(f"left out  {what}")
 
 
-def place_of(output: Path, option: str) -> Path:
-    """Where a page is to go that an option names; what is another kind of file by its name is not written over.
+def place_of(output: Path, option: str, own: Path | None = None) -> Path:
+    """Where a page is to go that an option names; what is another kind of file by its name is not written over, and
+    neither is a run's page, but for that of the run `own`.
 
     Raises:
         BadInput: it is no place for a page.
@@ -51,9 +52,9 @@ def place_of(output: Path, option: str) -> Path:
         raise BadInput(f"{option} {output}: is no regular file. Give the name of one, such as run.html.")
     if not place.parent.is_dir():
         raise BadInput(f"{option} {output}: there is no folder {place.parent}")
-    if (run := enclosing_run(place)) is not None and place != run / NAME:
+    if (run := enclosing_run(place)) is not None and (own is None or place != real(own) / NAME):
         raise BadInput(
             f"{option} {output}: lies in the run {run}, among files that it counts. Choose a place outside of it; "
-            f"without {option} a run's own page is {run / NAME}."
+            f"its own page, {run / NAME}, is made by `ratchet report {run}`."
         )
     return place

@@ -43,7 +43,7 @@ def weight_names(folder: str | Path) -> set[str]:
 
 def folder_dtype(folder: str | Path) -> torch.dtype:
     """The number format of a folder's weights, as its config says; that of its first tensor otherwise."""
-    config = json.loads((Path(folder) / "config.json").read_text())
+    config = json.loads((Path(folder) / "config.json").read_bytes())
     named = config.get("dtype") or config.get("torch_dtype")
     if named in DTYPES:
         return DTYPES[named]
@@ -180,7 +180,7 @@ def _copy_settings(init: Path, folder: Path, dtype: torch.dtype) -> None:
     for file in sorted(init.iterdir()):
         if file.is_file() and file.suffix in COPIED_SUFFIXES and not file.name.endswith(".index.json"):
             shutil.copyfile(file, folder / file.name)
-    config: dict[str, Any] = json.loads((init / "config.json").read_text())
+    config: dict[str, Any] = json.loads((init / "config.json").read_bytes())
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
