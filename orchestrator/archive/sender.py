@@ -28,6 +28,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import MAX_RECORD, Record, parsed
 from orchestrator.reports.archived import Cursor, read_cursor, write_cursor
 from orchestrator.reports.living import gone
+from orchestrator.text.counts import many
 
 _BLOCK = 16 << 20
 _MOST_TURNS = 5  # in which files went while they were to be sent
@@ -316,7 +317,7 @@ def standing(run_dir: Path, address: str) -> str:
         )
     else:
         _require_free(store, ())
-    return f"has {there.records} records of this run" if there else "has nothing yet"
+    return f"has {many(there.records, 'record')} of this run" if there else "has nothing yet"
 
 
 def _require_free(store: Store, views: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from orchestrator.errors import BadInput
 from orchestrator.files import durable, unfinished
 from orchestrator.files.named import named_path, real
+from orchestrator.files.rights import reason
 from orchestrator.models.files import enclosing_run
 from orchestrator.reports.living import settled
 from orchestrator.reports.page.page import NAME, document, page
@@ -29,7 +30,7 @@ def write(run: Path, output: Path | None) -> None:
         (durable if output is None else unfinished).replace(file, page(told))
     except OSError as error:
         cure = "Give another place with -o FILE.html." if output is None else "Give a file that can be."
-        raise BadInput(f"{file}: cannot be written: {error.strerror or error}. {cure}") from error
+        raise BadInput(f"{file}: cannot be written: {reason(error)}. {cure}") from error
     answers = told["answers"]
     echo(f"report    {file}: {answers['shown']:,} of {answers['all']:,} samples and answers")
     for what in told["left_out"]:

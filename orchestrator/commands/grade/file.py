@@ -20,6 +20,7 @@ from orchestrator.errors import BadInput, first_line
 from orchestrator.files import durable, unfinished
 from orchestrator.files.disk import one_message
 from orchestrator.files.named import is_there
+from orchestrator.files.rights import reason
 from orchestrator.inputs.fields import gold_of, written
 from orchestrator.inputs.rows import is_array, rows_of
 from orchestrator.models.files import enclosing_run
@@ -180,7 +181,7 @@ def _telling(output: Path) -> Iterator[None]:
             yield
     except OSError as error:
         in_the_way = isinstance(error, FileExistsError)
-        why = f"{error.filename} is no folder" if in_the_way else error.strerror or error
+        why = f"{error.filename} is no folder" if in_the_way else reason(error)
         raise BadInput(f"-o {output}: cannot be written ({why})") from error
 
 
