@@ -43,13 +43,18 @@ LONGEST = tests/hosts/test_round.py tests/real/test_real_irpo.py
 # What needs more than the quick tests. To collect all the others for these few takes half a minute a process.
 MARKED = $(shell grep -rlE "mark\.(real|hosts|browser)" --include='test_*.py' tests)
 
-quick: lint  ## Quick checks: style, types, import rules, tests without the real stack
+# What needs no real stack.
+define without_the_stack
 	tmp=$$(mktemp -d $(IN_MEMORY)) && trap 'rm -rf "$$tmp"' EXIT && \
 	pytest -q --durations=40 -n $(SIDE_BY_SIDE) --dist worksteal --basetemp="$$tmp/tests" \
-	    -m "not real and not full and not faults and not hosts and not browser" --ignore=tests/faults
+	    -m "not real and not full and not faults and not hosts and not browser"
+endef
 
-test: quick  ## All tests but the slow suites
-	pytest -q --durations=15 -n $(SIDE_BY_SIDE) --dist worksteal -m "not full and not faults" tests/faults
+quick: lint  ## Quick checks: style, types, import rules, tests without the real stack
+	$(without_the_stack) --ignore=tests/faults
+
+test: lint  ## All tests but the slow suites
+	$(without_the_stack)
 	pytest -q --durations=40 -n 2 --dist loadfile --no-loadscope-reorder -m "(real or hosts or browser) and not full" \
 	    $(LONGEST) $(MARKED)
 

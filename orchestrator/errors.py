@@ -20,6 +20,10 @@ class BadInput(RatchetError):
     exit_code = 2
 
 
+class Closed(BadInput):
+    """Somebody else's, and this user may not look at it: nothing is known of it."""
+
+
 class NoRoom(RatchetError):
     """The cluster has no room for the work now, though it had or may get it; the same command goes on later."""
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from orchestrator.archive.opening import open_store
 from orchestrator.archive.sender import Sender
+from orchestrator.archive.store import said
 from orchestrator.config import Job
 from orchestrator.config.addresses import without_password
 from orchestrator.config.archive import filled_address, split
-from orchestrator.errors import BadInput, RatchetError, first_line
+from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files.named import named_path, real
 from orchestrator.ledger.ledger import Ledger
 
@@ -144,7 +145,7 @@ class Archiver:
                 self._sender = Sender(self._root, str(self._address), self._ledger)
                 self._sender.give_up = self._abandoned
         except (RatchetError, OSError) as error:
-            self._problem = first_line(error)
+            self._problem = said(error)
             return False
         done = self._sender.flush()
         self._problem = self._sender.problem

@@ -68,6 +68,11 @@ def is_beside(name: str) -> bool:
     return _BESIDE.fullmatch(name) is not None and len(name) < 1000
 
 
+def is_top(name: str) -> bool:
+    """Whether an archive may have something of this name at its top, or a disk that holds nothing else."""
+    return name.startswith(".") or name in ("baseline", "rounds", "ledger", "lost+found", MARKER, *_VIEWS, *_FOLDERS)
+
+
 def beside(run_dir: Path) -> Iterator[str]:
     """The names of the files that no record names, and that are sent all the same: as they are now."""
     for name in _VIEWS:

@@ -12,6 +12,7 @@ from orchestrator.errors import Damaged
 from orchestrator.files import unfinished
 from orchestrator.files.durable import sync
 from orchestrator.files.inside import require_below
+from orchestrator.files.rights import reason
 
 _BLOCK = 1 << 20
 
@@ -26,6 +27,10 @@ class DiskStore:
         path = self._path(name)
         with self._doing():
             return Told(path.stat().st_size) if path.is_file() else None
+
+    def names(self) -> list[str]:
+        with self._doing():
+            return sorted(os.listdir(self.folder)) if self.folder.is_dir() else []
 
     def read(self, name: str, start: int, end: int) -> bytes:
         path = self._path(name)
@@ -79,7 +84,7 @@ class DiskStore:
                 try:
                     folder.mkdir(exist_ok=True)
                 except FileNotFoundError as error:  # the parent is there, and takes no folder, as /proc does not
-                    raise Unreachable(f"{folder}: cannot be made: {error.strerror}") from error
+                    raise Unreachable(f"{folder}: cannot be made: {reason(error)}") from error
                 sync(folder.parent)
         return path
 
@@ -91,4 +96,4 @@ class DiskStore:
             raise
         except OSError as error:
             where = f" ({error.filename2 or error.filename})" if error.filename else ""
-            raise Unreachable(f"{self.address}: {error.strerror or error}{where}") from error
+            raise Unreachable(f"{self.address}: {reason(error)}{where}") from error

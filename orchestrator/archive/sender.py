@@ -11,23 +11,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.archive.checksums import Checksums, checksums
-from orchestrator.archive.contents import MARKER, Item, beside, committed, record_name
+from orchestrator.archive.contents import MARKER, Item, beside, committed, is_top, record_name
 from orchestrator.archive.marker import Marker, digest, read_marker
 from orchestrator.archive.opening import open_store
 from orchestrator.archive.store import Store, Told, Unreachable, said
 from orchestrator.config.addresses import without_password
-from orchestrator.errors import Damaged, RatchetError
+from orchestrator.errors import Damaged, RatchetError, cut
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.ledger.drivers import Drivers
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import MAX_RECORD, Record, parsed
 from orchestrator.reports.archived import Cursor, read_cursor, write_cursor
 from orchestrator.reports.living import gone
+from orchestrator.text.counts import many
 
 _BLOCK = 16 << 20
 _MOST_TURNS = 5  # in which files went while they were to be sent
@@ -152,12 +153,8 @@ class Sender:
             there = _read_if_there(store, record_name(0))
             if there not in (None, first) and _is_record(there or b"", 0):
                 raise self._foreign("another run")
-            # What stands beside the records is sent after them: without any it is somebody's own, such as a project's.
-            if there is None and (name := next(filter(store.told, beside(self.run_dir)), None)):
-                raise RatchetError(
-                    f"{self._cursor.address} is no archive, and has a `{name}`, which would be written over: give "
-                    "another address (archive=URL), such as a new folder"
-                )
+            if there is None:
+                _require_free(store, beside(self.run_dir))
             return None
         if marker.first != digest(first):
             raise self._foreign(f"another run ({marker.name})")
@@ -318,7 +315,28 @@ def standing(run_dir: Path, address: str) -> str:
             f"{without_password(address)} is the archive of another run ({there.name}), and would be left alone: give "
             "another address (archive=URL)"
         )
-    return f"has {there.records} records of this run" if there else "has nothing yet"
+    else:
+        _require_free(store, ())
+    return f"has {many(there.records, 'record')} of this run" if there else "has nothing yet"
+
+
+def _require_free(store: Store, views: Iterable[str]) -> None:
+    """Refuse somebody's own folder, such as a project's. What a first sending that was cut off has left is free: it has
+    no files of the names `views`, which come after the records.
+
+    Raises:
+        RatchetError: it is one.
+    """
+    if name := next((name for name in store.names() if not is_top(name)), None):
+        why = f"has other things in it, such as `{cut(name, 80)}`"
+    elif name := next(filter(store.told, views), None):
+        why = f"has a `{name}`, which would be written over"
+    else:
+        return
+    raise RatchetError(
+        f"{without_password(store.address)} is no archive, and {why}: give another address (archive=URL), such as a "
+        "new folder"
+    )
 
 
 def _read_if_there(store: Store, name: str) -> bytes | None:

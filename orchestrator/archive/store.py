@@ -12,6 +12,7 @@ from typing import Protocol
 
 from orchestrator.config.addresses import without_password
 from orchestrator.errors import RatchetError, cut
+from orchestrator.files.disk import unusable
 
 Moved = Callable[[int], None]
 """Told of bytes that were sent or read; may raise, which ends the operation."""
@@ -23,7 +24,8 @@ class Unreachable(RatchetError):
 
 def said(error: BaseException) -> str:
     """An error in a short line, without passwords: these go first, since half a password is one, too."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    told = (isinstance(error, OSError) and unusable(error)) or error
+    lines = str(told).strip().splitlines() or [type(error).__name__]
     return cut(without_password(lines[0]))
 
 
@@ -43,6 +45,9 @@ class Store(Protocol):
 
     def told(self, name: str) -> Told | None:
         """What is said of an object; None where there is none."""
+
+    def names(self) -> list[str]:
+        """What is at the top of it, as far as that is known without asking for all objects."""
 
     def read(self, name: str, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`, which it has."""

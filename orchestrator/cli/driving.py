@@ -17,6 +17,7 @@ from orchestrator.driver.resume import command, load, resumed
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput
 from orchestrator.files.named import whole
+from orchestrator.text.counts import many
 from orchestrator.text.terminal import Screen, echo, echo_json
 
 runs = Group("Make and drive runs")
@@ -94,7 +95,7 @@ def fork(
     for fit in ("taken", "anew", "perhaps"):
         offered = [step for step in made.offered if made.fit[step] == fit]
         for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
-            shards = {step: f" ({made.offered[step]} shards)" if made.offered[step] else "" for step in steps}
+            shards = {step: f" ({many(made.offered[step], 'shard')})" if made.offered[step] else "" for step in steps}
             named = ", ".join(step.rpartition("/")[2] + count for step, count in shards.items())
             echo(f"{fit:<9} {folder}: {named}")
     if not made.offered:

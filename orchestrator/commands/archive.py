@@ -16,6 +16,7 @@ from orchestrator.files import user_state
 from orchestrator.ledger.ledger import State
 from orchestrator.reports.living import gone
 from orchestrator.reports.status import open_run
+from orchestrator.text.counts import many
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class Archived:
 
     def line(self) -> str:
         """The same for people."""
-        files = f"{self.sent.there} files were there, {self.sent.files} sent ({self.sent.bytes:,} bytes)"
-        return f"archive   {self.address}: {self.records} records, {files}"
+        were = "was" if self.sent.there == 1 else "were"
+        files = (
+            f"{many(self.sent.there, 'file')} {were} there, {self.sent.files} sent ({many(self.sent.bytes, 'byte')})"
+        )
+        return f"archive   {self.address}: {many(self.records, 'record')}, {files}"
 
 
 def archive(run_dir: Path, address: str | None) -> Archived:

@@ -26,6 +26,7 @@ from orchestrator.files.inside import read_regular
 from orchestrator.files.named import whole
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.record_files import MAX_RECORD
+from orchestrator.text.counts import many
 from orchestrator.text.terminal import Screen
 
 _MOST_NAMED = 10
@@ -45,7 +46,7 @@ class Fetched:
 
     def lines(self) -> Iterator[str]:
         """What there is to say of it, for people."""
-        yield f"fetched   {self.root}: {self.received.files} files, {self.received.bytes:,} bytes"
+        yield f"fetched   {self.root}: {many(self.received.files, 'file')}, {many(self.received.bytes, 'byte')}"
         left_out = self.received.left_out
         for name in left_out[:_MOST_NAMED]:
             yield f"left out  {name}: it was being sent anew; no record names it"

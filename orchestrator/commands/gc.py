@@ -20,6 +20,7 @@ from typing import Any
 from orchestrator.errors import BadInput, Displaced, RatchetError
 from orchestrator.files import disk
 from orchestrator.files.inside import remove, rename, walk
+from orchestrator.files.rights import reason
 from orchestrator.ledger import rollbacks
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import CLEANING, Ledger, State
@@ -134,13 +135,13 @@ def _remove(run_dir: Path, ledger: Ledger, found: Iterable[Waste]) -> None:
 
 
 def _without_name(run_dir: Path, path: Path, epoch: int) -> Path:
-    """Where a folder is when it has the name of what a dead driver has left: its own, where a full disk takes no
-    other, since room is needed more."""
+    """Where a folder is when it has the name of what a dead driver has left: its own, where a full disk, or a
+    container's file system, takes no other, since room is needed more."""
     gone = path.with_name(f".{path.name.removeprefix('.')}-e{epoch}")
     try:
-        rename(run_dir, path, gone)
+        rename(run_dir, path, gone, copies=False)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in (*_NO_ROOM, errno.EXDEV):
             raise
         return path
     return gone
@@ -155,7 +156,7 @@ def _disk(run_dir: Path) -> Iterator[None]:
         cure = "make some room beside the run" if error.errno in _NO_ROOM else disk.cure(error, run_dir) or disk.CURE
         where = f" ({error.filename})" if error.filename else ""
         raise RatchetError(
-            f"{run_dir}: cannot be cleaned: {error.strerror or error}{where}. What is committed is kept, and the run "
+            f"{run_dir}: cannot be cleaned: {reason(error)}{where}. What is committed is kept, and the run "
             f"is what it was. {cure[0].upper()}{cure[1:]}, and the same command goes on."
         ) from error
 

@@ -19,6 +19,7 @@ from orchestrator.ledger.ledger import State
 from orchestrator.reports.links import project_of
 from orchestrator.reports.status import open_run, run_state
 from orchestrator.reports.tracked import CURSOR_FILE
+from orchestrator.text.counts import many
 from orchestrator.text.terminal import echo
 from orchestrator.tracking.feed import replay
 from orchestrator.tracking.stores import NAMES, look_lines
@@ -61,7 +62,7 @@ def track(run_dir: Path, to: str | None, experiment: str | None) -> Iterator[str
     for name in names:
         if to is None:
             _require_approved(run_dir, state, name)
-        yield f"tracked   {replay(run_dir, name, anew=to is not None)} records, in {NAMES[name]}"
+        yield f"tracked   {many(replay(run_dir, name, anew=to is not None), 'record')}, in {NAMES[name]}"
         yield from (f"also      {line}" for line in look_lines([name], run_dir, project_of(said, run_dir)))
 
 
@@ -72,7 +73,7 @@ def _to_mlflow(run_dir: Path, state: State, said: Tracking, to: str | None, expe
         remove(run_dir, run_dir / CURSOR_FILE)
     records = sync(run_dir, settings)
     address = uri or default_address(run_dir.absolute().parent)
-    yield f"tracked   {records} records, in MLflow at {without_password(address)}"
+    yield f"tracked   {many(records, 'record')}, in MLflow at {without_password(address)}"
     yield f"dashboard {look_command(address, run_dir.absolute())}"
 
 

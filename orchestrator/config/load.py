@@ -23,6 +23,7 @@ from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.config.yaml_text import read_yaml, text_of
 from orchestrator.errors import BadInput
 from orchestrator.files.named import real, spelled
+from orchestrator.files.rights import reason
 from orchestrator.text import shown
 
 
@@ -58,7 +59,7 @@ class JobFile:
                     return real(place)
                 looked[str(place)] = None
             except PermissionError as error:  # a run of somebody else's, whose files are closed to us
-                looked[f"{place} ({error.strerror})"] = None
+                looked[f"{place} ({reason(error)})"] = None
         cure = f". If it was moved, say where it is now: {_naming(key)}" if self.recorded else ""
         raise BadInput(f"{self.path}: {key}: {path!r} does not exist: nothing at {' nor at '.join(looked)}{cure}")
 

@@ -121,9 +121,11 @@ def own_code(module: str) -> list[str]:
 
 
 def own_code_environment() -> dict[str, str]:
-    """The environment of such a command, which finds the project wherever it stands."""
+    """The environment of such a command, which finds the project wherever it stands, and writes what is read here as
+    UTF-8, whatever the streams of this process are encoded in."""
     here = str(Path(__file__).resolve().parents[2])
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+    search = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": search, "PYTHONIOENCODING": "utf-8"}
 
 
 def in_ray_package(folder: Path) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from orchestrator.config.document import Key
 from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files.inside import read_regular
+from orchestrator.files.rights import reason
 
 MAX_JOB = 1 << 20
 """Bytes of a job file."""
@@ -34,9 +35,10 @@ def text_of(path: Path, what: str = "job") -> str:
     try:
         return read_regular(path, MAX_JOB).decode()
     except OSError as error:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        absent = isinstance(error, FileNotFoundError)
+        near = absent and difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f". Did you mean {path.parent / near[0]}?" if near else ""
-        raise BadInput(f"{path}: cannot read the {what} file ({error.strerror}){hint}") from error
+        raise BadInput(f"{path}: cannot read the {what} file ({reason(error)}){hint}") from error
     except Damaged as error:
         raise BadInput(f"{error}. Give the {what} file, in YAML") from error
     except UnicodeDecodeError as error:

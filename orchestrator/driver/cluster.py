@@ -22,6 +22,7 @@ from orchestrator.driver.import_paths import job_config
 from orchestrator.driver.nodes import Node, amount, have, refusal, room, scales, share, too_many
 from orchestrator.driver.placement import Bundles, Placement, give_way, holders_beside, others_wait, reserved
 from orchestrator.driver.private_folder import (
+    OBJECT_STORE_BYTES,
     PrivateFolder,
     environment,
     private_environment,
@@ -39,7 +40,6 @@ _CALL_SECONDS = 3600.0  # for tokenising a round's prompts and the like, which t
 _MOST_NAMED = 4
 _ROLES = {"generate.engines": "engine", "train.ranks": "rank", "reward.workers": "rewarder"}  # by what is reserved
 _LOOK_SECONDS = 5.0  # between two looks whether there is room
-_OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
 
 
 class Cluster:
@@ -128,12 +128,12 @@ class Cluster:
         with kept():
             try:
                 with environment(private_environment(self._folder, self._loopback)):
-                    self._init_private(self._folder.ray)
+                    self._init_private(self._folder)
             except BaseException:
                 self._end()
                 raise
 
-    def _init_private(self, folder: Path) -> None:
+    def _init_private(self, folder: PrivateFolder) -> None:
         """Ray gives its processes 30 s to start, which a busy machine can take; so it is tried again."""
         import ray
 
@@ -142,8 +142,8 @@ class Cluster:
                 ray.init(
                     address="local",
                     include_dashboard=False,
-                    _temp_dir=str(folder),
-                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _temp_dir=str(folder.ray),
+                    object_store_memory=OBJECT_STORE_BYTES,
                     num_gpus=0 if self.settings.accelerators == "none" else None,
                     _metrics_export_port=self._metrics_port,
                     **self._of_the_job,
@@ -152,7 +152,7 @@ class Cluster:
             except Exception as error:  # Ray raises plain ones
                 ray.shutdown()
                 if attempt == _STARTS:
-                    why = first_line(error)
+                    why = first_line(error) + folder.last_words()
                     raise RatchetError(f"a local Ray did not start in {_STARTS} tries: {why}") from error
 
     def _join(self, address: str) -> None:

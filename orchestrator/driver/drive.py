@@ -30,6 +30,7 @@ from orchestrator.driver.kept import (
     KEPT_PROBLEMS,
     Problems,
     base_model_of,
+    has_begun,
     keep_model,
     keep_preferences,
     keep_problems,
@@ -45,7 +46,6 @@ from orchestrator.driver.same_job import (
     check_same_job,
     check_same_model,
     check_same_problems,
-    has_begun,
     problem_digests,
     reading_of,
 )
@@ -217,6 +217,8 @@ def _drive(
         if reference:
             keep_model(run, job, reference, "reference")
         keep_reward_models(run, job, rewards)
+        if (decided := len(run.ledger.state.promotions)) > job.rounds:
+            say(f"rounds    {decided} are decided, and {job.rounds} wanted: nothing is left to do, and all are kept")
         with crew as workers, _interruption(run, received):
             workers.report_to(say, followers.meters, run.path(f"logs/e{run.epoch}"), board)
             _settle(workers, run, model)

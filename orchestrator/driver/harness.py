@@ -14,6 +14,7 @@ from orchestrator.config import Harness, Job
 from orchestrator.config.load import JobFile
 from orchestrator.errors import BadInput
 from orchestrator.files.inside import walk
+from orchestrator.files.rights import reason
 from orchestrator.ledger.run import Facts
 from orchestrator.records.harness import PACKAGE, Asked, TasksPlan
 
@@ -105,7 +106,7 @@ def digest_of_tasks(folder: Path) -> str:
             try:
                 content = path.read_bytes()
             except OSError as error:
-                raise BadInput(f"{_KEY}.include_path: {path}: {error.strerror}; give it to you to read") from error
+                raise BadInput(f"{_KEY}.include_path: {path}: {reason(error)}; give it to you to read") from error
             said = hashlib.sha256(content).hexdigest()
             digest.update(f"{os.path.relpath(path, folder)}\0{said}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -22,6 +22,7 @@ from orchestrator.ledger.sharing import Giver
 from orchestrator.ledger.uses import files_of
 from orchestrator.models.checks import check_vocabulary
 from orchestrator.models.files import link_model
+from orchestrator.models.finite import check_finite
 from orchestrator.models.named import Key, NamedModel, locate_model, locate_reward_model, model_digest
 from orchestrator.records.model_folder import leads_out
 from orchestrator.records.rows import Problem
@@ -42,6 +43,12 @@ Problems = Mapping[str, Sequence[Problem]]
 def is_kept(step: str) -> bool:
     """Whether a step only keeps what the run is made from."""
     return step in _KEPT or step.startswith(f"{KEPT_REWARD}/")
+
+
+def has_begun(run: Run) -> bool:
+    """Whether a run has done more than keep what it is made from, which a new fork has too."""
+    state = run.ledger.state
+    return bool(state.shards) or not all(map(is_kept, state.commits))
 
 
 def read_all_problems(
@@ -152,7 +159,10 @@ def reward_models_of(file: JobFile, run: Run, weights: bool = True) -> dict[str,
     found: dict[str, NamedModel] = {}
     keys: dict[tuple[Path, str], str] = {}
     for step, named in reward_models(file.job).items():
-        found[step] = _kept_model(run, step) or locate_reward_model(file, named.model, named.key, named.kind, weights)
+        if (model := _kept_model(run, step)) is None:
+            model = locate_reward_model(file, named.model, named.key, named.kind, weights)
+            _require_finite(file, run, model, weights, named.key)
+        found[step] = model
         folder = real(found[step].folder)
         if (other := keys.setdefault((folder, named.kind), named.key)) != named.key:
             raise BadInput(
@@ -163,7 +173,16 @@ def reward_models_of(file: JobFile, run: Run, weights: bool = True) -> dict[str,
 
 
 def _model_of(file: JobFile, run: Run, weights: bool, key: Key) -> NamedModel:
-    return _kept_model(run, _KEPT_MODELS[key][0]) or locate_model(file, weights, key)
+    if (found := _kept_model(run, _KEPT_MODELS[key][0])) is None:
+        found = locate_model(file, weights, key)
+        _require_finite(file, run, found, weights, key)
+    return found
+
+
+def _require_finite(file: JobFile, run: Run, model: NamedModel, weights: bool, key: str) -> None:
+    """Look at a model's weights, once they are there, before a run begins with them."""
+    if not has_begun(run) and (weights or not model.from_hub):
+        check_finite(model.folder, f"{file.path}: {key}")
 
 
 def _kept_model(run: Run, kept: str) -> NamedModel | None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.text.counts import many
+
 _MOST_NAMED = 8
 
 
@@ -67,7 +69,7 @@ def amount(count: int, cpus: int, gpus: int) -> str:
 def have(nodes: Sequence[Node]) -> str:
     """What the nodes have in all, for people."""
     named = ", ".join(f"{n.cpus} CPU and {n.gpus} GPU on {n.name}" for n in nodes[:_MOST_NAMED])
-    return named + (f" and {len(nodes) - _MOST_NAMED} more nodes" if len(nodes) > _MOST_NAMED else "")
+    return named + (f" and {many(len(nodes) - _MOST_NAMED, 'more node')}" if len(nodes) > _MOST_NAMED else "")
 
 
 def refusal(what: str, nodes: Sequence[Node], count: int, cpus: int, gpus: int, fit: int) -> str:

@@ -41,7 +41,8 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
             own_code(module),
             input=json.dumps(request),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="backslashreplace",
             env={**compiled_environment(), **own_code_environment(), "TMPDIR": str(folder.temporary)},
             timeout=_LOOKING,
         )

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import select
 import shutil
 import signal
@@ -26,10 +27,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from orchestrator.errors import BadInput, RatchetError
+from orchestrator.errors import BadInput, RatchetError, cut
 from orchestrator.files.durable import make_folder
+from orchestrator.text.shown import line
 
 RENDEZVOUS = "RATCHET_RENDEZVOUS"  # tells training ranks a folder to find each other in (workers.training.group)
+OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
 _PREFIX = "ratchet-"
 _NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")  # as mkdtemp makes them
 _LOCK = ".lock"
@@ -40,7 +43,9 @@ _REMNANT = re.compile(r"session_.+|r|t")  # what Ray's agents make again, late, 
 _SERVERS = ("gcs_server", "raylet")
 _AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
 _PATIENCE = 5.0  # seconds that a left-over process is given to end by itself
+_STORE_ROOM = 2**20  # bytes that the store's file may be larger than the store
 _LOG_BYTES = 16 * 2**20
+_WORDS_BYTES = 4096
 _LOGS_BYTES = 256 * 2**20
 
 
@@ -48,8 +53,15 @@ def require_short_place() -> Path:
     """The folder for temporary files, in which the sockets of a private Ray have room.
 
     Raises:
-        BadInput: its path is too long, or there is none.
+        BadInput: its path is too long, there is none, or no file may be as large as that of Ray's store.
     """
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and limit < OBJECT_STORE_BYTES + _STORE_ROOM:
+        raise BadInput(
+            f"a file may have {limit / 2**20:.0f} MiB at most here, and a private Ray makes one of "
+            f"{OBJECT_STORE_BYTES >> 20} MiB: let files be larger (`ulimit -f unlimited`), or join a cluster "
+            "(cluster.address)"
+        )
     try:
         place = tempfile.gettempdir()
     except FileNotFoundError as error:
@@ -100,11 +112,22 @@ class PrivateFolder:
                 with open(target / log.name, "xb") as file:
                     file.write(source.read(size))
 
-    def _logs(self) -> Iterator[Path]:
+    def last_words(self) -> str:
+        """The last line of the first of Ray's own processes that complained, to be added to a message."""
+        with contextlib.suppress(OSError):
+            for log in sorted(self._logs("", ".err"), key=os.path.getmtime):
+                with open(os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as source:
+                    source.seek(max(os.fstat(source.fileno()).st_size - _WORDS_BYTES, 0))
+                    lines = source.read(_WORDS_BYTES).decode(errors="backslashreplace").strip().splitlines()
+                if lines:
+                    return f" (the last word of its {log.stem}: {cut(line(lines[-1]))})"
+        return ""
+
+    def _logs(self, start: str = "worker-", end: str = "") -> Iterator[Path]:
         for session in os.scandir(self.ray):
             logs = Path(session.path) / "logs"
             if session.name.startswith("session_2") and session.is_dir(follow_symlinks=False) and not logs.is_symlink():
-                found = [log for log in os.scandir(logs) if log.name.startswith("worker-")]
+                found = [log for log in os.scandir(logs) if log.name.startswith(start) and log.name.endswith(end)]
                 yield from sorted(Path(log.path) for log in found if log.is_file(follow_symlinks=False))
 
     def remove(self) -> None:
@@ -268,7 +291,8 @@ def private_environment(folder: PrivateFolder, also: Mapping[str, str]) -> dict[
         found |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
     found |= compiled_environment()
     temporary = str(folder.temporary)
-    return found | {k: os.environ[k] for k in found if k in os.environ} | {"TMPDIR": temporary, RENDEZVOUS: temporary}
+    ours = {"TMPDIR": temporary, RENDEZVOUS: temporary, "PYTHONIOENCODING": "utf-8"}  # what they print is read as that
+    return found | {k: os.environ[k] for k in found if k in os.environ} | ours
 
 
 def compiled_environment() -> dict[str, str]:

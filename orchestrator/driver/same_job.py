@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from orchestrator.config import Job, only_executes
 from orchestrator.config.load import changed_keys
-from orchestrator.driver.kept import KEPT_PREFERENCES, is_kept
+from orchestrator.driver.kept import KEPT_PREFERENCES
 from orchestrator.driver.resume import command, may_move
 from orchestrator.errors import BadInput
 from orchestrator.inputs.fields import PROBLEM_READING
@@ -102,12 +102,6 @@ def reading_of(run: Run) -> int:
     if not configs or not (state.commits or state.shards or state.offers):
         return PROBLEM_READING
     return int(configs[-1].get("reading", 1))  # a run of 0.1.0 recorded none
-
-
-def has_begun(run: Run) -> bool:
-    """Whether a run has done more than keep what it is made from, which a new fork has too."""
-    state = run.ledger.state
-    return bool(state.shards) or not all(map(is_kept, state.commits))
 
 
 def problem_digests(problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:

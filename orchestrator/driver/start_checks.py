@@ -9,9 +9,8 @@ from pathlib import Path
 
 from orchestrator.config import Data, Job
 from orchestrator.config.load import JobFile
-from orchestrator.driver.kept import KEPT_PROBLEMS
+from orchestrator.driver.kept import KEPT_PROBLEMS, has_begun
 from orchestrator.driver.preview import Preview, Render, preview, require_sound
-from orchestrator.driver.same_job import has_begun
 from orchestrator.driver.trainable import Trial, require_trainable, trial_of
 from orchestrator.errors import BadInput
 from orchestrator.inputs.gold_check import Ask, check_golds

@@ -24,6 +24,7 @@ from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files import durable, user_state
 from orchestrator.files.inside import regular_size, run_around, walk
 from orchestrator.files.named import is_there, named_path, real
+from orchestrator.files.rights import reason
 
 Tell = Callable[[str], None]
 
@@ -242,7 +243,9 @@ def require_file(path: Path) -> None:
         return
     try:
         size = regular_size(path, around)
-    except (Damaged, OSError) as error:
+    except OSError as error:
+        raise BadInput(f"{path}: {reason(error)}") from error
+    except Damaged as error:
         raise BadInput(f"{error}. A file in a run's folder is that run's word: name your own file") from error
     if size > _LARGEST_FILE:
         raise BadInput(f"{path}: {size:,} bytes are more than a job file in a run may have, {_LARGEST_FILE:,}")

@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.errors import BadInput, RatchetError, cut
+from orchestrator.errors import BadInput, Closed, RatchetError, cut
 from orchestrator.files.durable import NO_LINKS
+from orchestrator.files.rights import reason
 
 CURE = "see to the disk"
 COPY = "copy the folder and go on with the copy (`cp -a`), since a container renames no folder of its image"
@@ -78,9 +79,11 @@ def unusable(error: OSError) -> RatchetError | None:
     if not named and not _is_of_the_disk(error) and error.errno not in _OF_THE_PROCESS:
         return None
     name = str(error.filename or "a file")
-    said = f"{name if len(name) <= _SHOWN else f'{name[:80]}...'}: {error.strerror or error}"
+    said = f"{name if len(name) <= _SHOWN else f'{name[:80]}...'}: {reason(error)}"
     if error.errno in _OF_THE_PROCESS:
         said += f": {_OF_THE_PROCESS[error.errno]}"
+    if error.errno in _OF_RIGHTS:
+        return Closed(said)
     return BadInput(said) if named else RatchetError(said)
 
 
@@ -132,4 +135,4 @@ def why(error: BaseException, folder: Path) -> str:
 
 def _not_written(error: OSError) -> str:
     name = error.filename2 or error.filename
-    return f"cannot be written: {error.strerror or error}{f' ({name})' if name else ''}"
+    return f"cannot be written: {reason(error)}{f' ({name})' if name else ''}"

@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,11 +122,17 @@ def hash_ahead(paths: Iterable[Path], large: int = LARGE) -> None:
     """Hash files of at least `large` bytes at the same time, so that `sha256` finds it done: one core takes a minute
     and a half for the weights of 70B parameters. What cannot be read is left to `sha256`, which says so."""
     new = list(dict.fromkeys(path for path in paths if _is_new(path, large)))
-    if len(new) < 2:
+    if len(new) > 1:
+        at_once(_hash, new)
+
+
+def at_once(work: Callable[[Path], None], paths: Sequence[Path]) -> None:
+    """Do something with each file, with several at the same time; raises what the first of them raises."""
+    if not paths:
         return
-    threads = ThreadPoolExecutor(min(len(new), len(os.sched_getaffinity(0)), _MOST_THREADS))
+    threads = ThreadPoolExecutor(min(len(paths), len(os.sched_getaffinity(0)), _MOST_THREADS))
     try:
-        for _ in threads.map(_hash, new):
+        for _ in threads.map(work, paths):
             pass
     finally:  # whoever interrupts does not wait for the files that are left
         threads.shutdown(wait=False, cancel_futures=True)

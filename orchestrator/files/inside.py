@@ -1,7 +1,7 @@
 """Paths that a run's own files name. A run may come from somebody else: no name of a record, and no link in the folder,
 may have a command read, move or remove something outside of the run, or wait for what is no file at all.
 
-`remove` and `rename` are the only ways by which something of a run goes or gets another name.
+`remove`, `remove_rest` and `rename` are the only ways by which something of a run goes or gets another name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.errors import Damaged
@@ -20,6 +21,9 @@ from orchestrator.files.lack import MOST_OF_A_PATH
 
 _RECORD = re.compile(r"[0-9]{8}\.json")
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_MADE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def resolved(path: Path) -> Path:
@@ -96,23 +100,118 @@ def remove(root: Path, path: Path, strict: bool = False) -> None:
         if not stat.S_ISDIR(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
             os.unlink(path.name, dir_fd=folder)
             return
-        try:
+        with _not_too_deep(path):
             shutil.rmtree(path.name, ignore_errors=True, dir_fd=folder)
             if strict and os.path.lexists(path):
                 shutil.rmtree(path.name, dir_fd=folder)
-        except RecursionError:
-            raise Damaged(f"{path}: folders are nested too deeply in it to be removed; do so by hand") from None
 
 
-def rename(root: Path, old: Path, new: Path) -> None:
-    """Give something of the run `root` another name in it.
+def remove_rest(root: Path, path: Path, may: Callable[[], bool]) -> None:
+    """Remove a folder of the run `root` whose name may be given anew, where `may` says so of what stands there now.
+    What somebody makes of that name afterwards is not touched, and neither is what is no folder.
 
     Raises:
-        Damaged: a link leads the one or the other out of the run.
+        Damaged: a link leads out of the run, or its folders are nested too deeply.
+        OSError: it cannot be removed.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(contextlib.suppress(FileNotFoundError, NotADirectoryError))
+        above = held.enter_context(_holding(root, path))
+        folder = held.enter_context(_listed(path.name, above))
+        held.enter_context(_not_too_deep(path))
+        if may():
+            _remove_held(above, path.name, folder)
+
+
+def rename(root: Path, old: Path, new: Path, copies: bool = True) -> None:
+    """Give something of the run `root` another name in it. Some file systems do not for a folder, such as a container's
+    layers (overlayfs) for one of its image: unless `copies` is False, its files are copied then, and it is removed. Cut
+    off, that leaves a hidden folder as of a dead driver, or the whole copy at `new`, with a rest at `old`.
+
+    Raises:
+        Damaged: a link leads the one or the other out of the run, or folders to be copied are nested too deeply.
         OSError: it cannot be renamed; FileNotFoundError where there is nothing of the old name.
     """
-    with _holding(root, old) as source, _holding(root, new) as target:
-        os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
+    with _holding(root, old) as source, _holding(root, new) as target, _not_too_deep(old):
+        try:
+            os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
+        except OSError as error:
+            one_disk = os.fstat(source).st_dev == os.fstat(target).st_dev
+            folder = stat.S_ISDIR(os.stat(old.name, dir_fd=source, follow_symlinks=False).st_mode)
+            if not (copies and error.errno == errno.EXDEV and one_disk and folder):
+                raise
+            _move_files(source, old.name, target, new.name)
+
+
+def _move_files(source: int, old: str, target: int, new: str) -> None:
+    """Rename a folder by copying it: under another name first, so that it is at `new` whole or not at all."""
+    copy = f".{uuid.uuid4().hex}-e0"
+    with _listed(old, source) as folder:
+        try:
+            _copy_folder(folder, copy, target)
+            os.rename(copy, new, src_dir_fd=target, dst_dir_fd=target)
+        except BaseException:
+            shutil.rmtree(copy, ignore_errors=True, dir_fd=target)
+            raise
+        with _listed(".", target) as names:  # lasting before what it is a copy of goes
+            os.fsync(names)
+        _remove_held(source, old, folder)
+
+
+def _remove_held(above: int, name: str, folder: int) -> None:
+    """Remove a folder that is open: by its descriptor, since another may get its name once it begins to go."""
+    shutil.rmtree(".", ignore_errors=True, dir_fd=folder)
+    os.rmdir(name, dir_fd=above)
+
+
+def _copy_folder(folder: int, name: str, target: int) -> None:
+    """Copy an open folder of regular files and folders to `name` in `target`; all of it is on the disk then.
+
+    Raises:
+        OSError: EXDEV where something else is in it, which only a rename would keep; others of the disk.
+    """
+    os.mkdir(name, dir_fd=target)
+    with _listed(name, target) as made:
+        for inner in os.listdir(folder):
+            mode = os.stat(inner, dir_fd=folder, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                with _listed(inner, folder) as below:
+                    _copy_folder(below, inner, made)
+            elif stat.S_ISREG(mode):
+                _copy_file(inner, folder, made)
+            else:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), inner)
+        os.fsync(made)
+
+
+def _copy_file(name: str, folder: int, made: int) -> None:
+    with os.fdopen(os.open(name, _READ, dir_fd=folder), "rb") as old:
+        status = os.fstat(old.fileno())
+        if not stat.S_ISREG(status.st_mode):  # it has become another since
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+        with os.fdopen(os.open(name, _MADE, dir_fd=made), "wb") as new:
+            shutil.copyfileobj(old, new, 1 << 20)
+            new.flush()
+            os.fchmod(new.fileno(), stat.S_IMODE(status.st_mode))
+            os.fsync(new.fileno())
+
+
+@contextlib.contextmanager
+def _not_too_deep(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise Damaged(f"{path}: folders are nested too deeply in it to be removed; do so by hand") from None
+
+
+@contextlib.contextmanager
+def _listed(name: str, folder: int) -> Iterator[int]:
+    """A folder in another, as a descriptor by which it can be listed and synced. It may be no link."""
+    descriptor = os.open(name, _LISTED, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _folder_below(here: Path, path: Path) -> Path:

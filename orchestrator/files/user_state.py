@@ -22,6 +22,7 @@ from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular
 from orchestrator.files.named import named_path
+from orchestrator.files.rights import reason
 
 _KEY_BYTES = 32
 _LARGEST = 1 << 24
@@ -80,7 +81,7 @@ def _made(name: str = "") -> Path:
         return _private(folder / name)
     except OSError as error:
         raise Unusable(
-            f"{folder}: cannot be written ({error.strerror}). Set RATCHET_STATE_HOME to a private folder that can"
+            f"{folder}: cannot be written ({reason(error)}). Set RATCHET_STATE_HOME to a private folder that can"
         ) from error
 
 
@@ -115,7 +116,7 @@ def approve(items: Collection[str]) -> None:
         file.chmod(0o600)
     except OSError as error:
         raise Unusable(
-            f"{file}: cannot be written ({error.strerror}). Set RATCHET_STATE_HOME to a private folder that can"
+            f"{file}: cannot be written ({reason(error)}). Set RATCHET_STATE_HOME to a private folder that can"
         ) from error
 
 

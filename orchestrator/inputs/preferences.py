@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from orchestrator.config import Job, Source
 from orchestrator.errors import BadInput
 from orchestrator.files import durable
+from orchestrator.files.rights import reason
 from orchestrator.inputs import hub_data
 from orchestrator.inputs.preference_rows import (
     STEPS,
@@ -43,6 +44,7 @@ from orchestrator.inputs.preference_rows import (
 from orchestrator.inputs.rows import rows_of
 from orchestrator.ledger.recipes import Fields, Version
 from orchestrator.records.rows import Problem, preferences_schema
+from orchestrator.text.counts import many
 
 Find = Callable[[str, str], Path]
 """The file that a job names by a path, and at which key it does (JobFile.find)."""
@@ -85,7 +87,7 @@ class Preferences:
 
     def __str__(self) -> str:
         shared = f"; the prompt of {self.begun} is the text that both sides begin with" if self.begun else ""
-        return f"{self.name}: {len(self.rows)} pairs{shared}{left_out_text(self.left_out)}"
+        return f"{self.name}: {many(len(self.rows), 'pair')}{shared}{left_out_text(self.left_out)}"
 
 
 def read_preferences(job: Job, find: Find) -> list[Preferences]:
@@ -120,7 +122,7 @@ def _digest_of(path: Path, key: str) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BadInput(f"{key}: cannot read {path} ({error.strerror})") from error
+        raise BadInput(f"{key}: cannot read {path} ({reason(error)})") from error
 
 
 def write_preferences(sources: Sequence[Preferences], folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.files.inside import regular_size
+from orchestrator.files.rights import reason
 from orchestrator.files.strict_json import no_repeated
 from orchestrator.inputs.digits import Columns, Written
 from orchestrator.records.parquet import streamed
@@ -67,7 +68,7 @@ def rows_of(path: Path, key: str, choose: Choose = every) -> Iterator[tuple[str,
     except Damaged as error:
         raise BadInput(f"{key}: {error}: a device may have no end, and a pipe no beginning; give a file") from error
     except OSError as error:
-        raise BadInput(f"{key}: cannot read {path} ({error.strerror or error})") from error
+        raise BadInput(f"{key}: cannot read {path} ({reason(error)})") from error
 
 
 def _parquet_rows(path: Path, choose: Choose) -> Iterator[tuple[str, Mapping[str, Any]]]:

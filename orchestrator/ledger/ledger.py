@@ -24,6 +24,7 @@ from typing import Any
 from orchestrator.errors import BadInput, Damaged, Displaced
 from orchestrator.files.durable import put_if_absent, sync
 from orchestrator.files.inside import read_regular, require_below
+from orchestrator.files.rights import reason
 from orchestrator.ledger import cache, rollbacks
 from orchestrator.ledger.kinds import Kind, quoted
 from orchestrator.ledger.record_files import MAX_RECORD, SCHEMA, Record, read_record, record_numbers, spelled
@@ -386,9 +387,8 @@ def probe_links(folder: Path, named: Path | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         put_if_absent(probe, b"probe")
     except OSError as error:
-        raise BadInput(
-            f"{named or folder}: a run needs a writable folder with hard links ({error.strerror or error})"
-        ) from error
+        told = f"{named or folder}: a run needs a writable folder with hard links ({reason(error)})"
+        raise BadInput(told) from error
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)

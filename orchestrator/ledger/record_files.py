@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Closed, Damaged
 from orchestrator.files import strict_json
 from orchestrator.files.durable import canonical, fingerprint, fingerprint_of
 from orchestrator.files.inside import read_regular
+from orchestrator.files.rights import reason
 from orchestrator.ledger.kinds import MAX_EPOCH, Kind, check_data, quoted
 
 SCHEMA = 1
@@ -58,7 +59,7 @@ def read_record(path: Path, number: int) -> Record:
 
     Raises:
         Damaged: it is not what a driver wrote, or not what its kind says; names key, value and what is wanted.
-        BadInput: a newer Ratchet wrote it.
+        BadInput: a newer Ratchet wrote it, or this user may not read it (Closed).
         FileNotFoundError: there is none.
     """
     try:
@@ -67,8 +68,10 @@ def read_record(path: Path, number: int) -> Record:
         raise
     except _Newer as error:
         raise BadInput(f"{path}: written by a newer Ratchet ({error}, this one knows {SCHEMA})") from error
+    except PermissionError as error:
+        raise Closed(f"{path}: this ledger record cannot be read ({reason(error)})") from error
     except OSError as error:
-        raise Damaged(f"{path}: this ledger record cannot be read ({error.strerror})") from error
+        raise Damaged(f"{path}: this ledger record cannot be read ({reason(error)})") from error
     except ValueError as error:
         raise Damaged(f"{path}: this ledger record is damaged ({error}). Restore it from a copy of the run.") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.files.durable import sync
+from orchestrator.files.inside import remove_rest
 
 if TYPE_CHECKING:
     from orchestrator.ledger.ledger import Artifact, State
@@ -103,12 +104,13 @@ def _kept(rollback: Rollback, artifact: Artifact) -> Artifact:
 
 def unsettled(root: Path, state: State) -> Iterator[tuple[Path, Path]]:
     """The folders of rounds that were set aside and still have their old names, and those that they get. A driver may
-    have died in between. Of a round that has committed something since, the folder is its new one."""
+    have died in between, or in the midst of a move, which leaves a rest of the old one beside the new one. Of a round
+    that has committed something since, the folder is its new one."""
     begun = {round_of(step) for step in (*state.commits, *state.shards)}
     newest = {number: rollback for rollback in state.rollbacks for number in rollback.rounds}
     for number, rollback in newest.items():
         old, new = root / f"rounds/{number:02d}", root / rollback.folder(number)
-        if number not in begun and os.path.lexists(old) and not os.path.lexists(new):
+        if number not in begun and os.path.lexists(old):
             yield old, new
 
 
@@ -117,11 +119,20 @@ def settle(run: Run) -> None:
     at each claim, so it does not mind being repeated, or cut off."""
     state = run.ledger.state
     for old, new in list(unsettled(run.root, state)):
-        run.rename(old, new)
-        sync(new.parent)
+        if os.path.lexists(new):
+            remove_rest(run.root, old, lambda: _drives(run))
+        else:
+            run.rename(old, new)
+            sync(new.parent)
     if state.rollbacks and state.rolled_back:
         reference = state.promotions[-1]["reference"] if state.promotions else None
         if reference is not None:
             run.write(CURRENT, str(reference).encode() + b"\n")
         else:
             run.remove(run.path(CURRENT))
+
+
+def _drives(run: Run) -> bool:
+    """Whether nobody has claimed the run since: one that has may work on such a round."""
+    run.ledger.refresh()
+    return run.ledger.state.epoch == run.epoch

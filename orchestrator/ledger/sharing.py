@@ -14,6 +14,7 @@ from pathlib import Path
 
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files.inside import regular_size
+from orchestrator.files.rights import reason
 from orchestrator.ledger.ledger import Artifact
 
 _CHUNK = 1 << 20
@@ -33,7 +34,7 @@ def size_of(file: Path, root: Path) -> int:
     except FileNotFoundError as error:
         raise Damaged(f"{file}: committed, but missing. `ratchet verify` names all such files of a run.") from error
     except OSError as error:
-        raise Damaged(f"{file}: committed, but it cannot be read ({error.strerror})") from error
+        raise Damaged(f"{file}: committed, but it cannot be read ({reason(error)})") from error
 
 
 def check_sizes(artifact: Artifact, place: Path, root: Path) -> int:
@@ -107,7 +108,7 @@ def _copy(file: Path, target: Path, size: int) -> None:
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise Damaged(f"{file}: committed, but it cannot be read ({error.strerror})") from error
+        raise Damaged(f"{file}: committed, but it cannot be read ({reason(error)})") from error
     with os.fdopen(descriptor, "rb") as old, open(target, "xb") as new:
         left = size if stat.S_ISREG(os.fstat(descriptor).st_mode) else -1
         while left > 0 and (chunk := old.read(min(left, _CHUNK))):

@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.errors import Damaged, Displaced
 from orchestrator.files import durable
 from orchestrator.files.identity import Written, hash_ahead, sha256
+from orchestrator.files.rights import reason
 from orchestrator.ledger.ledger import Artifact, Commit
 from orchestrator.ledger.recipes import UsedFiles, used_in
 from orchestrator.records.model_folder import leads_out
@@ -118,7 +119,7 @@ def require_whole(path: Path, sha: str, outside: bool = False) -> Written:
     try:
         written, found = sha256(path)
     except OSError as error:
-        raise Damaged(f"{path}: {what}, but it cannot be read ({error.strerror})") from error
+        raise Damaged(f"{path}: {what}, but it cannot be read ({reason(error)})") from error
     if found != sha:
         cure = "Restore it from a copy, and the same command goes on from here."
         if outside:
@@ -131,7 +132,7 @@ def _require_alone(folder: Path, files: set[Path]) -> None:
     try:
         here = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file()]
     except OSError as error:
-        raise Damaged(f"{folder}: cannot be read ({error.strerror})") from error
+        raise Damaged(f"{folder}: cannot be read ({reason(error)})") from error
     if more := sorted(name for name in here if folder / name not in files):
         raise Damaged(f"{folder / more[0]}: is no part of this model, and whoever loads it might read it. Remove it.")
     # Of a run of somebody else's, the files of a model may be as committed, and yet lead out of it.

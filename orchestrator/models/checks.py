@@ -21,6 +21,7 @@ from typing import Any
 
 from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.files.inside import read_regular, regular_size
+from orchestrator.files.rights import reason
 from orchestrator.records.model_folder import leads_out
 from orchestrator.records.rewards import RewardKind
 
@@ -115,13 +116,17 @@ def tensors(folder: Path, where: str) -> Shapes:
         BadInput: a file is damaged or missing.
     """
     shapes: Shapes = {}
-    for file in _files(folder, where):
+    for file in weight_files(folder, where):
         shapes |= _shapes(file, where)
     return shapes
 
 
-def _files(folder: Path, where: str) -> list[Path]:
-    """The files with the weights: those the index names, where there is one."""
+def weight_files(folder: Path, where: str) -> list[Path]:
+    """The files with the weights: those the index names, where there is one.
+
+    Raises:
+        BadInput: the index is damaged, or names a file that is not there.
+    """
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         whole = folder / "model.safetensors"
@@ -142,15 +147,19 @@ def first_format(folder: Path, where: str) -> str | None:
     Raises:
         BadInput: a file is damaged or missing.
     """
-    for file in _files(folder, where):
-        for name, tensor in _header(file, where)[0].items():
+    for file in weight_files(folder, where):
+        for name, tensor in header_of(file, where)[0].items():
             if name != "__metadata__" and isinstance(tensor, dict):
                 return str(tensor.get("dtype"))
     return None
 
 
-def _header(file: Path, where: str) -> tuple[dict[str, Any], int, int]:
-    """The header of a file, its length, and the file's."""
+def header_of(file: Path, where: str) -> tuple[dict[str, Any], int, int]:
+    """The header of a safetensors file, its length, and the file's.
+
+    Raises:
+        BadInput: there is none, or the file cannot be read.
+    """
     with _telling(file, where):
         size = regular_size(file)
         with open(file, "rb") as stream:
@@ -164,9 +173,9 @@ def _header(file: Path, where: str) -> tuple[dict[str, Any], int, int]:
 
 def _shapes(file: Path, where: str) -> Shapes:
     """Shape of every tensor of a file, from its header."""
-    header, length, size = _header(file, where)
+    header, length, size = header_of(file, where)
     shapes: Shapes = {}
-    end = 0
+    end = taken = 0
     try:
         for name, tensor in header.items():
             if name != "__metadata__":
@@ -174,7 +183,9 @@ def _shapes(file: Path, where: str) -> Shapes:
                 begin, stop = (int(offset) for offset in tensor["data_offsets"])
                 if min(shape, default=0) < 0 or math.prod(shape) > 8 * (stop - begin):  # a number has a bit at least
                     raise ValueError(f"{name} has not the bytes that its shape says")
-                end = max(end, stop)
+                end, taken = max(end, stop), taken + stop - begin
+        if taken > end:
+            raise ValueError("tensors share bytes, so that reading them might never end")
     except (TypeError, LookupError, ValueError, OverflowError) as error:
         raise BadInput(f"{where}: {file}: its header is damaged; download the model again") from error
     if size != 8 + length + end:
@@ -246,7 +257,7 @@ def _telling(file: Path, where: str) -> Iterator[None]:
     except Damaged as error:
         raise BadInput(f"{where}: {error}; download the model again") from error
     except OSError as error:
-        raise BadInput(f"{where}: {file}: cannot be read ({error.strerror})") from error
+        raise BadInput(f"{where}: {file}: cannot be read ({reason(error)})") from error
 
 
 def json_object(content: bytes, where: str) -> dict[str, Any]:

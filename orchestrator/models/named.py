@@ -37,6 +37,11 @@ class NamedModel:
     checkpoint: Checkpoint | None = None
     """Of another run's checkpoint, which of that run's files it is."""
 
+    @property
+    def from_hub(self) -> bool:
+        """Whether it is the Hub's, whose weights may be yet to be downloaded."""
+        return "id" in (self.origin or {})
+
     def __str__(self) -> str:
         if not self.origin:
             return str(self.folder)

@@ -7,25 +7,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.records.statistics import paired_interval
+from orchestrator.text.counts import bracketed, many
 
 
 def gate_said(promotion: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
     """A promotion record in words. The facts of the candidate's evaluation know how many problems there were; without
     them that is left out.
 
-    Example: "promoted: 44 problems newly solved, 11 lost, of 300; +11.0 points (95 % interval 6.2 to 15.7)"
+    Example: "promoted: 44 problems newly solved, 11 lost, of 300; +11.0 points (95 % interval [6.2, 15.7])"
     """
     won, lost = int(promotion["won"]), int(promotion["lost"])
     said = "promoted" if promotion["promoted"] else "refused"
     problems = int(((evaluation or {}).get("gate") or {}).get("problems", 0))
     if not problems + won + lost:
         return f"{said}: there are no gate problems to compare on"
-    counted = f"{won or 'no'} problem{'' if won == 1 else 's'} newly solved, {lost or 'none'} lost"
+    counted = f"{many(won, 'problem') if won else 'no problems'} newly solved, {lost or 'none'} lost"
     interval = None
     if problems >= max(1, won + lost):
         interval = paired_interval(won, lost, problems)
-        low, high = (f"{100 * bound:.1f}" for bound in interval)
-        gain = f"{100 * (won - lost) / problems:+.1f} points (95 % interval {low} to {high})"
+        gain = f"{100 * (won - lost) / problems:+.1f} points (95 % interval {bracketed(*interval)})"
         counted += f", of {problems:,}; {gain}"
     return f"{said}: {counted}{_finding(promotion, interval)}"
 

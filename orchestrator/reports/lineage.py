@@ -24,6 +24,7 @@ from orchestrator.records.groups import FURTHER, GROUP, SCORES
 from orchestrator.records.masks import PAIR_MASKS
 from orchestrator.reports.status import open_run
 from orchestrator.reports.tables import parquet_files, step_rows
+from orchestrator.text.counts import many
 
 _MAX_TOLD = 20
 _IDS = ["prompt_token_ids", "chosen_token_ids", "rejected_token_ids"]
@@ -148,4 +149,4 @@ def _cut(step: str, findings: Iterator[str]) -> list[str]:
     """The first findings, and how many more there are."""
     told = [line for line, _ in zip(findings, range(_MAX_TOLD), strict=False)]
     more = sum(1 for _ in findings)
-    return told + ([f"{step}: {more} more findings like these"] if more else [])
+    return told + ([f"{step}: {many(more, 'more finding')} like these"] if more else [])

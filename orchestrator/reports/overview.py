@@ -12,8 +12,10 @@ from typing import Any
 
 from rich.text import Text
 
-from orchestrator.errors import BadInput, RatchetError
+from orchestrator.errors import BadInput, Closed, RatchetError
+from orchestrator.files.disk import unusable
 from orchestrator.files.inside import is_run
+from orchestrator.files.rights import reason
 from orchestrator.ledger.ledger import State
 from orchestrator.reports.rounds import accuracy, rounds
 from orchestrator.reports.status import open_run, run_state
@@ -31,7 +33,7 @@ class Overview:
     """As a command takes it: the path of its folder below the folder of runs."""
     folder: Path
     state: str
-    """As `run_state` has it; `damaged` where it cannot be read."""
+    """As `run_state` has it; `damaged` where it cannot be read, `closed` where this user may not."""
     method: str | None = None
     model: str | None = None
     """The base model, as the job names it."""
@@ -46,7 +48,7 @@ class Overview:
     changed: float | None = None
     """When its newest record was written, in seconds since 1970."""
     why: str | None = None
-    """What is wrong with it, where it is damaged."""
+    """What is wrong with it, where it is damaged, or whose it is, where it is closed."""
 
     def as_json(self) -> dict[str, Any]:
         """For programs; its keys are an interface. `changed` is in UTC, ISO 8601."""
@@ -62,7 +64,8 @@ class Overview:
             "base_accuracy": self.base,
             "reference_accuracy": self.reference,
             "changed": when,
-            "damage": self.why,
+            "damage": self.why if self.state == "damaged" else None,
+            "closed": self.why if self.state == "closed" else None,
         }
 
 
@@ -77,7 +80,7 @@ def runs_in(folder: Path) -> list[Overview]:
     try:
         found = [_overview(path, folder) for path in _runs_below(folder)]
     except OSError as error:
-        raise BadInput(f"{folder}: cannot be listed ({error.strerror}). Give a folder of runs.") from error
+        raise BadInput(f"{folder}: cannot be listed ({reason(error)}). Give a folder of runs.") from error
     return sorted(found, key=lambda run: (-(run.changed or 0.0), run.name))
 
 
@@ -100,7 +103,8 @@ def _overview(run: Path, above: Path) -> Overview:
         ledger = open_run(run)
         return _told(run, name, ledger.state, ledger.records[-1].time)
     except (RatchetError, OSError) as error:
-        return Overview(name, run, "damaged", why=str(error))
+        why = (isinstance(error, OSError) and unusable(error)) or error
+        return Overview(name, run, "closed" if isinstance(why, Closed) else "damaged", why=str(why))
 
 
 def _told(run: Path, name: str, state: State, changed: float) -> Overview:
@@ -131,10 +135,15 @@ def _row(run: Overview, now: float) -> list[str | Text]:
         Text(line(run.name), "bold"),
         Text(run.state, _COLOURS.get(run.state, "yellow")),
         line(run.method or ""),
-        "" if run.wanted is None else f"{run.rounds} of {run.wanted}",
+        "" if run.wanted is None else _decided(run.rounds, run.wanted),
         *("" if share is None else f"{100 * share:.1f} %" for share in (run.base, run.reference)),
         "" if run.changed is None else _ago(now - run.changed),
     ]
+
+
+def _decided(number: int, wanted: int) -> str:
+    """A resume may want fewer rounds than are decided."""
+    return f"{number} of {wanted}" if number <= wanted else f"{number}, {wanted} wanted"
 
 
 def _ago(seconds: float) -> str:

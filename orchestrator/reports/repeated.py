@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.reports.columns import Column, Section, number
 from orchestrator.reports.evidence import Evidence
+from orchestrator.text.counts import bracketed
 
 
 def repeated(evidence: Evidence) -> Mapping[str, Any]:
@@ -29,8 +30,7 @@ def share(figures: Mapping[str, float] | None) -> str:
     """A share in per cent, with its interval."""
     if not figures:
         return ""
-    percent = [100 * figures[key] for key in ("share", "low", "high")]
-    return f"{percent[0]:.1f} [{percent[1]:.1f}, {percent[2]:.1f}]"
+    return f"{100 * figures['share']:.1f} {bracketed(figures['low'], figures['high'])}"
 
 
 def _at(evidence: Evidence, k: str) -> str:

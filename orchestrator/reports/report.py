@@ -28,6 +28,7 @@ from orchestrator.reports.seconds import own, seconds_section, walls
 from orchestrator.reports.status import halvings, open_run, reason, reference_path, run_state
 from orchestrator.reports.symptoms import symptoms
 from orchestrator.reports.tables import diversity, training_metrics
+from orchestrator.text.counts import bracketed
 from orchestrator.text.shown import code, markdown
 
 
@@ -360,5 +361,4 @@ def _warnings(found: Sequence[str]) -> str:
 def _accuracy(figures: Mapping[str, Any] | None) -> str:
     if not figures:
         return ""
-    percent = [100 * figures[key] for key in ("accuracy", "low", "high")]
-    return f"{percent[0]:.1f} [{percent[1]:.1f}, {percent[2]:.1f}]"
+    return f"{100 * figures['accuracy']:.1f} {bracketed(figures['low'], figures['high'])}"

@@ -30,6 +30,7 @@ from orchestrator.reports.gate_words import gate_said
 from orchestrator.reports.health import health, words
 from orchestrator.reports.rounds import accuracy, round_and_phase
 from orchestrator.reports.symptoms import by_round
+from orchestrator.text.counts import bracketed
 from orchestrator.text.shown import line
 from orchestrator.text.tables import FittingTable
 
@@ -324,4 +325,4 @@ def _percent(fraction: float | None) -> str:
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:
-    return "" if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
+    return "" if bounds is None else bracketed(*bounds)

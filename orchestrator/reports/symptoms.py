@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.records.statistics import wilson_interval
 from orchestrator.reports.evidence import Evidence
+from orchestrator.text.counts import bracketed, many
 
 MIN_MIXED = 0.2
 """Share of prompts that give pairs below which pairs run dry."""
@@ -68,7 +69,7 @@ def _not_a_number(evidence: Evidence, past: Past) -> Iterator[str]:
         bad = sum(1 for v in values if isinstance(v, float) and not math.isfinite(v))
         if bad:
             yield (
-                f"{name} is no finite number in {bad} updates: an empty response, or a diverged run. Lower "
+                f"{name} is no finite number in {many(bad, 'update')}: an empty response, or a diverged run. Lower "
                 "`train.learning_rate` or `train.max_grad_norm`."
             )
 
@@ -242,15 +243,15 @@ def _unreadable_answers(evidence: Evidence, past: Past) -> Iterator[str]:
 
 
 def _quarantined(evidence: Evidence, past: Past) -> Iterator[str]:
-    yield from given_up(evidence, "samples", "have no samples")
-    yield from given_up(evidence, "evaluation", "count as not solved")
+    yield from given_up(evidence, "samples", "without samples")
+    yield from given_up(evidence, "evaluation", "counted as not solved")
 
 
 def given_up(evidence: Evidence, phase: str, left: str) -> Iterator[str]:
     """Of prompts that took engines down in a phase; `left` says what became of them."""
     if ids := evidence.round.facts.get(phase, {}).get("quarantined"):
         yield (
-            f"{len(ids)} prompts {left}, since each took down several engines ({', '.join(ids[:5])}"
+            f"{many(len(ids), 'prompt')} {left}, since each took down several engines ({', '.join(ids[:5])}"
             f"{', ...' if len(ids) > 5 else ''}): look at them, and at the engines' logs; fewer sequences at once "
             "(`generate.max_num_seqs`) need less memory."
         )
@@ -270,7 +271,7 @@ def _accuracy_falls(evidence: Evidence, past: Past) -> Iterator[str]:
     if start and now and now["accuracy"] < start["low"]:
         yield (
             f"test accuracy fell to {100 * now['accuracy']:.1f} %, below the interval of what it started "
-            f"from ({100 * start['low']:.1f} to {100 * start['high']:.1f} %). A lower `train.learning_rate` or a "
+            f"from ({bracketed(start['low'], start['high'])} %). A lower `train.learning_rate` or a "
             "higher `loss.beta` changes the model less; `promotion.rule: better` refuses more."
         )
 

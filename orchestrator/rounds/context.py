@@ -261,7 +261,7 @@ class Context:
 
         commit = self.run.step(name, inputs, work)
         if commit.facts["dropped"]:
-            self.say(f"{name}: {commit.facts['dropped']} prompts are too long for the context and were left out")
+            self.say(f"{name}: too long for the context and left out: {commit.facts['dropped']} of its prompts")
         return commit
 
     def evaluate_base(self) -> Model:

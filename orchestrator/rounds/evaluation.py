@@ -34,6 +34,7 @@ from orchestrator.rounds.sampling import (
     versions,
 )
 from orchestrator.rounds.watched import Answers
+from orchestrator.text.counts import bracketed
 
 EXACT, ROUNDED = 0.005, 0.05
 """Nats a token; see `tolerance`. Measured on CPU: the demo's model after 8 updates at 1e-4 differs by 8e-8 where both
@@ -229,7 +230,7 @@ def summary(facts: Mapping[str, Any]) -> str:
     for split, e in {"gate": facts.get("gate"), "test": facts.get("test"), **facts.get(TESTS, {})}.items():
         if e is None:
             continue
-        accuracy = f"{split} {100 * e['accuracy']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
+        accuracy = f"{split} {100 * e['accuracy']:.1f} % {bracketed(e['low'], e['high'])}"
         why = abstained(e)
         parts.append(accuracy + (f", with {why} as not solved" if why else ""))
     if not parts and facts.get("probe"):

@@ -36,6 +36,7 @@ from orchestrator.rounds.evaluation import ask
 from orchestrator.rounds.readiness import ready
 from orchestrator.rounds.sampling import Engines, Graders, mishaps_text
 from orchestrator.rounds.watched import Answers
+from orchestrator.text.counts import bracketed
 
 MOST_COMPARED = 16
 """Different wrong answers to a problem that are compared with one another, those that most samples give; others are
@@ -245,4 +246,4 @@ def _told(figures: Mapping[str, Any]) -> str:
 
 
 def _percent(share: Mapping[str, float]) -> str:
-    return f"{100 * share['share']:.1f} % [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+    return f"{100 * share['share']:.1f} % {bracketed(share['low'], share['high'])}"

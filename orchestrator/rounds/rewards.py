@@ -30,6 +30,7 @@ from orchestrator.rounds.readiness import ready
 from orchestrator.rounds.recount import Counting
 from orchestrator.rounds.round import GradedSamples, NoPairs, Round
 from orchestrator.rounds.scoring import Rewarded, Scale, ScoringRule, Tally, score
+from orchestrator.text.counts import many
 
 KEYS = ("prompt_id", "sample_index")
 _LARGEST = 3.5e38
@@ -156,7 +157,7 @@ def _scores(round_: Round, graded: GradedSamples, reward: Reward, steps: Sequenc
         return facts
 
     commit = run.step(f"{round_.folder}/scores", inputs, work)
-    round_.say("scores", "; ".join([f"{commit.facts['scored']} samples scored", *_agreements(commit.facts)]))
+    round_.say("scores", "; ".join([f"{many(commit.facts['scored'], 'sample')} scored", *_agreements(commit.facts)]))
     if not commit.facts["scored"]:
         raise NoPairs(
             f"round {round_.number}: no sample has a score: {_unscored(commit.facts)}. Raise `generate.max_tokens` or "

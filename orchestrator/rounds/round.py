@@ -29,6 +29,7 @@ from orchestrator.rounds.pair_words import no_pairs, summary
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.rounds.training import Training
+from orchestrator.text.counts import many
 
 
 class GateStopped(Exception):
@@ -223,7 +224,7 @@ class Round:
             return pair_files.write_replay(files, share, seed, folder / "00000.parquet", earlier[0])
 
         commit = run.step(f"{self.folder}/replay", inputs, work)
-        self.say("replay", f"{commit.facts['pairs']} pairs of {commit.facts['rounds']} earlier rounds")
+        self.say("replay", f"{many(commit.facts['pairs'], 'pair')} of {many(commit.facts['rounds'], 'earlier round')}")
         return commit
 
     def train(

@@ -18,6 +18,7 @@ from orchestrator.records.parquet import Rows, read_table
 from orchestrator.records.rewards import RewardTask
 from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 from orchestrator.rounds.readiness import ready
+from orchestrator.text.counts import many
 
 
 class Engines(Protocol):
@@ -225,7 +226,7 @@ def mishaps_text(facts: Mapping[str, Any]) -> str:
             parts.append(f"{len(lost)} {worker}{'s' if len(lost) > 1 else ''} replaced (last: {lost[-1]})")
     if left_out := facts.get("quarantined"):
         names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        parts.append(f"{len(left_out)} prompts left out, each of which took down several engines ({names})")
+        parts.append(f"{many(len(left_out), 'prompt')} left out, each of which took down several engines ({names})")
     return "".join(f"; {part}" for part in parts)
 
 

@@ -40,6 +40,7 @@ from orchestrator.rounds.adapters import Start, merge_said, start_of
 from orchestrator.rounds.context import Context, Model, executed
 from orchestrator.rounds.readiness import ready
 from orchestrator.rounds.watched import Updates
+from orchestrator.text.counts import many
 
 _LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of each rank
 
@@ -214,7 +215,7 @@ class Training:
         facts = commit.facts
         resumed = f", resumed after update {facts['resumed_from']}" if facts.get("resumed_from") else ""
         speed = "" if had or taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
-        self._say(phase, f"{facts['steps']} updates{resumed}, {facts['tokens']} tokens{speed}")
+        self._say(phase, f"{many(facts['steps'], 'update')}{resumed}, {many(facts['tokens'], 'token')}{speed}")
         if warning := merge_said(self.context.job.lora, facts.get("merge_kept")):
             self._say(phase, warning)
         return commit
@@ -315,7 +316,7 @@ class Training:
         outputs = [step, f"{self.folder}/checkpoint"] if publish else [step]
         also = [self.context.run.used_file(chosen.model.probe)] if chosen.model.probe else []
         commit = self.context.run.step(step, inputs, work, outputs, also)
-        self._say("choice", f"{chosen.updates} updates, the {select} of {len(candidates)} checkpoints")
+        self._say("choice", f"{many(chosen.updates, 'update')}, the {select} of {many(len(candidates), 'checkpoint')}")
         return commit
 
     @property

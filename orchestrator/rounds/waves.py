@@ -27,6 +27,7 @@ from orchestrator.rounds.pairing import Candidate, PairingPlan, is_decided
 from orchestrator.rounds.prompt_rows import Prompts
 from orchestrator.rounds.recount import Counting
 from orchestrator.rounds.round import GradedSamples, Round, pairing_plan
+from orchestrator.text.counts import many
 
 
 def plans(plan: SamplingPlan, wave: int | None) -> list[SamplingPlan]:
@@ -65,7 +66,9 @@ def _go_on(wave: Round, prompts: Commit, graded: GradedSamples, plan: SamplingPl
 
     commit = run.step(f"{wave.folder}/prompts", inputs, work)
     facts = commit.facts
-    wave.say("prompts", f"{facts['prompts']} go on, {facts['decided']} are decided: {facts['saved']} samples saved")
+    wave.say(
+        "prompts", f"{facts['prompts']} go on, {facts['decided']} are decided: {many(facts['saved'], 'sample')} saved"
+    )
     return commit
 
 

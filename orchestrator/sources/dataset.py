@@ -47,6 +47,7 @@ from orchestrator.rounds.recount import Counting, Recounted, ids_in, pair_counts
 from orchestrator.rounds.round import NoPairs, Round
 from orchestrator.rounds.training import precision
 from orchestrator.sources.source import Source
+from orchestrator.text.counts import many
 
 _TEXTS = ["pair_id", "prompt", "chosen", "rejected"]
 
@@ -72,7 +73,7 @@ class Chunk:
 
     def __str__(self) -> str:
         ranked = "" if self.ranking_accuracy is None else f", {100 * self.ranking_accuracy:.1f} % ranked right"
-        return f"{self.name}: {self.pairs} pairs{ranked}"
+        return f"{self.name}: {many(self.pairs, 'pair')}{ranked}"
 
 
 def pairs(round_: Round, model: Model) -> Commit:

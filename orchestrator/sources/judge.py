@@ -33,6 +33,7 @@ from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import GradedSamples, NoPairs, Round
 from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.source import Drawn, Prompts, Source, sampled
+from orchestrator.text.counts import many
 
 MIN_SCORED = 0.5
 """Share of the model's own judgements with a score."""
@@ -140,7 +141,7 @@ def _scores(round_: Round, graded: GradedSamples, judged: GradedSamples) -> Grad
     commit = run.step(f"{round_.folder}/scores", inputs, work)
     facts = commit.facts
     mean = f", {facts['mean_score']:.2f} on average" if facts["mean_score"] is not None else ""
-    round_.say("scores", f"{facts['scored']} samples scored by {facts['judgements']} judgements{mean}")
+    round_.say("scores", f"{many(facts['scored'], 'sample')} scored by {many(facts['judgements'], 'judgement')}{mean}")
     if not facts["scored"]:
         raise NoPairs(
             f"round {round_.number}: none of the model's judgements holds a score (self_judge.pattern is "
@@ -235,7 +236,7 @@ def _no_scores(evidence: Evidence, past: Past) -> Iterator[str]:
 
 
 def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:
-    return given_up(evidence, "judged/samples", "that ask for a judgement have none")
+    return given_up(evidence, "judged/samples", "without the judgement that they ask for")
 
 
 SOURCE = Source(

@@ -14,6 +14,7 @@ from orchestrator.reports.gate_words import gate_said
 from orchestrator.reports.rounds import accuracy
 from orchestrator.reports.tables import round_step
 from orchestrator.text import shown
+from orchestrator.text.counts import many
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow shows as a run's description, in Markdown."""
@@ -42,7 +43,7 @@ def _described(run_dir: Path, state: State) -> Iterator[str]:
     yield f"**{shown.markdown(result(state))}**"
     if decisions := [f"- Round {int(p['round'])}: {shown.markdown(_gate(state, p))}" for p in state.promotions]:
         left = len(decisions) - _MOST_ROUNDS
-        yield "\n".join(([f"- ... {left} rounds before"] if left > 0 else []) + decisions[-_MOST_ROUNDS:])
+        yield "\n".join(([f"- ... {many(left, 'round')} before"] if left > 0 else []) + decisions[-_MOST_ROUNDS:])
     if state.end is not None:
         reason = f": {shown.markdown(state.end['reason'])}" if state.end.get("reason") else ""
         yield f"The run is {shown.markdown(state.end['state'])}{reason}"
@@ -81,11 +82,13 @@ def result(state: State) -> str:
     if not state.promotions:
         return f"The base model has {_joined(base)}; no round is decided yet."
     if not promoted:
-        return f"None of {_rounds(len(state.promotions))} was promoted: the base model, with {_joined(base)}, stays."
+        return (
+            f"None of {many(len(state.promotions), 'round')} was promoted: the base model, with {_joined(base)}, stays."
+        )
     now = _figures(state, last)
     grown = {split: f"{base[split]} → {value}" for split, value in now.items() if split in base}
     told = f"{_joined(grown)}, base model → round {last}" if grown else f"round {last} is the reference"
-    return f"{told}. {len(promoted)} of {_rounds(len(state.promotions))} promoted."
+    return f"{told}. {len(promoted)} of {many(len(state.promotions), 'round')} promoted."
 
 
 def round_result(state: State, number: int) -> str:
@@ -104,7 +107,3 @@ def _figures(state: State, number: int) -> dict[str, str]:
 
 def _joined(figures: Mapping[str, str]) -> str:
     return ", ".join(f"{split} {value}" for split, value in figures.items()) or "no accuracy"
-
-
-def _rounds(number: int) -> str:
-    return f"{number} round" if number == 1 else f"{number} rounds"

@@ -182,7 +182,7 @@ def test_ctrl_c_leaves_nothing(ui: Ui) -> None:
     require_gone(servers)
 
 
-@pytest.mark.parametrize("how", ["its terminal is closed", "it is killed"])
+@pytest.mark.parametrize("how", [pytest.param("its terminal is closed", marks=pytest.mark.full), "it is killed"])
 def test_however_it_ends_nothing_is_left_and_no_module_of_the_current_folder_was_taken(
     tmp_path: Path, how: str
 ) -> None:

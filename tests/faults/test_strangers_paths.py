@@ -339,6 +339,7 @@ def test_a_run_is_walked_by_one_function_alone() -> None:
 
 
 WRITES = {
+    "orchestrator/files/inside.py": "a copy in a new folder, by descriptors, where nothing has the name",
     "orchestrator/text/terminal.py": "the null device",
     "orchestrator/text/own_terminal.py": "the terminal that was standard output",
     "orchestrator/sources/steps/people.py": "the hidden output of a step",

@@ -32,8 +32,9 @@ from orchestrator.commands.rollback import roll_back
 from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive, healthy_driver, identity
+from orchestrator.driver.kept import has_begun
 from orchestrator.driver.resume import load, resumed
-from orchestrator.driver.same_job import check_same_job, check_same_problems, has_begun, reading_of
+from orchestrator.driver.same_job import check_same_job, check_same_problems, reading_of
 from orchestrator.errors import Damaged, RatchetError
 from orchestrator.files.durable import canonical, fingerprint, sha256
 from orchestrator.ledger import columns

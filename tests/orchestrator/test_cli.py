@@ -319,11 +319,12 @@ def test_a_run_that_may_not_be_looked_into_has_one_message(
     closed: str, mode: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands = (["status"], ["status", "--json"], ["verify"], ["gc"], ["gc", "--dry-run"], ["fork"], ["resume"])
+    commands += (["report"], ["inspect"], ["archive"])
     with tempfile.TemporaryDirectory() as name:
         folder, run = Path(name), Path(name, "run")
         two_rounds(run)
         folder.chmod(0o755)
-        new = {"fork": [folder / "new"]}
+        new = {"fork": [folder / "new"], "archive": [folder / "archive"]}
         everything = [[command, run, *new.get(command, []), *more] for command, *more in commands]
         for words in everything:  # what a command imports is then there
             ratchet(*words)
@@ -335,8 +336,36 @@ def test_a_run_that_may_not_be_looked_into_has_one_message(
                     code = ratchet(*words)
                 said = capsys.readouterr().err
                 assert (code, said.count("\n")) == (2, 1) and "Permission denied" in said, (words, said)
+                assert f"{run if closed == '.' else run / closed} belongs to " in said.replace(
+                    ": it ", f": {run / closed} "
+                )
+                assert "and is closed to you, " in said
         finally:
             (run / closed).chmod(0o755)
+
+
+def test_a_run_that_may_not_be_looked_into_is_listed_as_closed(capsys: pytest.CaptureFixture[str]) -> None:
+    """And not as damaged, which nobody can know."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        two_rounds(folder / "open")
+        for closed in ("run", "ledger", "ledger/00000003.json"):
+            two_rounds(folder / closed.replace("/", "-") / "run")
+            ratchet("list", folder)
+            (folder / closed.replace("/", "-") / "run" / closed.removeprefix("run")).chmod(0)
+        capsys.readouterr()
+        with without_rights():
+            assert ratchet("list", folder, "--json") == 0
+            listed = {run["name"]: run for run in json.loads(capsys.readouterr().out)["runs"]}
+            assert ratchet("list", folder) == 0
+        said = capsys.readouterr().out
+        assert listed.pop("open")["state"] == "finished" and len(listed) == 3
+        for run in listed.values():
+            assert run["state"] == "closed" and run["damage"] is None
+            assert " belongs to " in run["closed"] and run["closed"] in said.replace("\n", " ")
+        for path in folder.rglob("run"):
+            path.chmod(0o755)
 
 
 def test_a_record_that_may_not_be_read_is_told_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -353,8 +382,8 @@ def test_a_record_that_may_not_be_read_is_told_alone(capsys: pytest.CaptureFixtu
                 with without_rights():
                     code = ratchet(command, run)
                 said = capsys.readouterr()
-                assert (code, said.out, said.err.count("\n")) == (1, "", 1)
-                assert f"{record}: this ledger record cannot be read (Permission denied)" in said.err
+                assert (code, said.out, said.err.count("\n")) == (2, "", 1)
+                assert f"{record}: this ledger record cannot be read (Permission denied: it belongs to " in said.err
             record.chmod(0o644)
 
 

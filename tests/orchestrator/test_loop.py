@@ -379,3 +379,13 @@ def test_a_run_that_fails_says_how_to_go_on(tmp_path: Path, capsys: pytest.Captu
 
     assert run() == f"ratchet: no luck\n         to go on: ratchet resume {tmp_path / 'run'}\n"
     assert "to go on" not in run("loss.beta=0.9"), "where nothing was begun, the command is to be mended"
+
+
+def test_fewer_rounds_than_are_decided_leave_nothing_to_do(tmp_path: Path) -> None:
+    job, workers = make_project(tmp_path, rounds=2), StandIns()
+    assert not [line for line in run_job(job, workers) if "wanted" in line]
+    done = workers.calls.copy()
+    assert "rounds    2 are decided, and 1 wanted: nothing is left to do, and all are kept" in run_job(
+        job, workers, "rounds=1"
+    )
+    assert workers.calls == done

@@ -17,6 +17,7 @@ from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
 from orchestrator.reports.report import report_text
 from orchestrator.rounds.evaluation import solved
 from orchestrator.sources.registry import SOURCES
+from orchestrator.text.counts import many
 from tests.support.stand_ins import StandInEngines, StandIns, make_project, run_job, skill_of
 from workers.files import write_table
 from workers.generation.shard import Partial, Sample
@@ -62,7 +63,7 @@ def test_a_run_goes_on_without_prompts_that_were_given_up(tmp_path: Path) -> Non
     assert state.promotions[0]["round"] == 1
     assert any(f"{len(left_out)} prompts left out" in line and "engine 0: killed" in line for line in said)
     assert "quarantined" not in state.commits["rounds/01/verdicts"].facts
-    assert f"Round 1: {len(left_out)} prompts have no samples" in report_text(run, SOURCES)
+    assert f"Round 1: {many(len(left_out), 'prompt')} without samples" in report_text(run, SOURCES)
 
 
 def test_a_shard_without_any_sample(tmp_path: Path) -> None:

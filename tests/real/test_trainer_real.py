@@ -349,6 +349,7 @@ def test_two_ranks_whose_gradients_are_summed_up_on_the_way_equal_plain_torch(
     compare(tmp_path, two_ranks, zero=zero, overlap=True, tokens_per_microbatch=30)
 
 
+@pytest.mark.full
 def test_compiled_layers_equal_plain_torch(one_rank: Runner, tmp_path: Path) -> None:
     compare(tmp_path, one_rank, zero=1, compile=True)
 
@@ -698,7 +699,8 @@ class Leaving(_Rank):
         return kept
 
 
-@pytest.mark.parametrize("zero", [pytest.param(1, marks=FULL), 3])
+@pytest.mark.full
+@pytest.mark.parametrize("zero", [1, 3])
 def test_ranks_that_left_their_process_group_join_another_one(cluster: None, tmp_path: Path, zero: int) -> None:
     how = {"ranks": 2, "zero": zero}
     place = ForRanks()

@@ -169,7 +169,7 @@ def test_engines_of_which_one_has_died_asleep_are_new_ones(stage: Stage) -> None
         (True, "700", 3),
         pytest.param(True, "5000", 1, marks=pytest.mark.full),
         pytest.param(False, "700", 3, marks=pytest.mark.full),
-        (False, "5000", 1),
+        pytest.param(False, "5000", 1, marks=pytest.mark.full),
     ],
 )
 def test_an_engine_that_keeps_a_device_is_replaced(stage: Stage, sleeps: bool, leaks: str, turns: int) -> None:

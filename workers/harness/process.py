@@ -35,6 +35,7 @@ def environment() -> dict[str, str]:
     search = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ} | {
         "PYTHONPATH": os.pathsep.join(search),
+        "PYTHONIOENCODING": "utf-8",  # as it is asked and read
         "PYTHONDONTWRITEBYTECODE": "1",  # into the user's folder
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -57,7 +58,13 @@ def refused(tasks: list[str], include_path: str | None) -> list[str]:
     """
     request = json.dumps({"tasks": tasks, "include_path": include_path})
     done = subprocess.run(
-        command("names"), input=request, capture_output=True, text=True, env=environment(), cwd=include_path or "/"
+        command("names"),
+        input=request,
+        capture_output=True,
+        encoding="utf-8",
+        errors="backslashreplace",
+        env=environment(),
+        cwd=include_path or "/",
     )
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -85,7 +92,7 @@ def evaluate(request: Mapping[str, Any], answer: Answer, log: str | None) -> Non
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            text=True,
+            encoding="utf-8",
             env=environment(),
             cwd=request["include_path"] or "/",
             start_new_session=True,

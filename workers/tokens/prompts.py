@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -245,6 +247,22 @@ def load_config(model: str) -> Any:
         return AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise UnusableModel(f"model: {model}: no usable config.json ({first_line(error)})") from error
+
+
+def ends_beyond(config: Any, model: str) -> str:
+    """What is to be said of a model that is to end by tokens which its embedding has no row for; nothing where it has.
+    Its tokenizer's own EOS is looked at by `check_vocabulary`."""
+    said, file = {"config.json": config.eos_token_id}, Path(model) / "generation_config.json"
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # what is no JSON object, engines refuse
+        said[file.name] = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+    for name, ids in said.items():
+        for eos in ids if isinstance(ids, list) else [ids]:
+            if isinstance(eos, int) and not 0 <= eos < config.vocab_size:
+                return (
+                    f"{model}/{name}: `eos_token_id` {eos} is no token of a model with {config.vocab_size} rows of "
+                    "embedding (vocab_size), so that no answer ends by it: the file may be another model's"
+                )
+    return ""
 
 
 def check_vocabulary(tokenizer: Any, config: Any, model: str) -> None:

@@ -51,7 +51,7 @@ def look_at_prompts(findings: Findings, sets: Sequence[dict[str, Any]], written:
     Problem), of how many these are the first (`of`), and `literal`, the text that the job itself puts into each of its
     prompts: null where another set has been looked at for what its rows hold. `written` is more of the job's text."""
     from orchestrator.records.rows import Problem, TokenizingPlan
-    from workers.tokens.prompts import Prompter
+    from workers.tokens.prompts import Prompter, ends_beyond
 
     for number, given in enumerate(sets):
         plan = given["plan"]
@@ -61,6 +61,8 @@ def look_at_prompts(findings: Findings, sets: Sequence[dict[str, Any]], written:
             findings.warned.append(
                 f"the tokenizer of {plan['model']} closes every text with its EOS token; it is left off the prompts"
             )
+        if not number and (beyond_rows := ends_beyond(prompter.config, plan["model"])):
+            findings.warned.append(beyond_rows)
         rows = [Problem(**row) for row in given["rows"]]
         if prompter.plan.chat and prompter.plan.date is None and _differs(_on_day(prompter, rows[0])):
             findings.refused.append(_clock(plan["model"]))

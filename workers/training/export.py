@@ -43,7 +43,7 @@ def weight_names(folder: str | Path) -> set[str]:
 
 def folder_dtype(folder: str | Path) -> torch.dtype:
     """The number format of a folder's weights, as its config says; that of its first tensor otherwise."""
-    config = json.loads((Path(folder) / "config.json").read_text())
+    config = json.loads((Path(folder) / "config.json").read_bytes())
     named = config.get("dtype") or config.get("torch_dtype")
     if named in DTYPES:
         return DTYPES[named]
@@ -96,7 +96,7 @@ def export_checkpoint(
     `init` is the folder the training started from; config, generation config and tokenizer come from
     there. `beat` is called for every weight that is gathered and every file that is written. `merged` are names and
     values to write in place of the model's own; of those rank 0's count. Raises ExportError for a weight that is not
-    finite.
+    finite in `dtype`.
     """
     folder = Path(target)
     if rank == 0:
@@ -108,9 +108,10 @@ def export_checkpoint(
         beat()
         if rank != 0:
             continue
-        if not bool(torch.isfinite(whole).all()):
-            raise ExportError(f"{name} holds a value that is not finite after training; nothing was published")
-        kept = whole.to("cpu", dtype if whole.is_floating_point() else whole.dtype, copy=True).contiguous()
+        published = whole.to(dtype) if whole.is_floating_point() else whole
+        if not bool(torch.isfinite(published).all()):  # which float16 can make of a number that was
+            raise ExportError(_not_finite(name, whole, dtype))
+        kept = published.to("cpu", copy=published is whole).contiguous()
         num_bytes = kept.numel() * kept.element_size()
         if shards[-1] and size + num_bytes > shard_bytes:
             files.append(_write_shard(folder, len(files), shards.pop()))
@@ -126,6 +127,17 @@ def export_checkpoint(
         for path in [*folder.iterdir(), folder]:
             sync(path)
             beat()
+
+
+def _not_finite(name: str, whole: Tensor, dtype: torch.dtype) -> str:
+    if bool(torch.isfinite(whole).all()):
+        largest, most = float(whole.abs().max()), torch.finfo(dtype).max
+        said = f"{name} holds a value of {largest:.4g} after training, and {dtype} none above {most:.4g}"
+        return f"{said}; nothing was published. Give a base model in bfloat16 or float32."
+    return (
+        f"{name} holds a value that is not finite after training; nothing was published. Lower train.learning_rate "
+        "in a fork of the run."
+    )
 
 
 def check_exportable(model: nn.Module, init: str) -> None:
@@ -168,7 +180,7 @@ def _copy_settings(init: Path, folder: Path, dtype: torch.dtype) -> None:
     for file in sorted(init.iterdir()):
         if file.is_file() and file.suffix in COPIED_SUFFIXES and not file.name.endswith(".index.json"):
             shutil.copyfile(file, folder / file.name)
-    config: dict[str, Any] = json.loads((init / "config.json").read_text())
+    config: dict[str, Any] = json.loads((init / "config.json").read_bytes())
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -90,7 +90,7 @@ class TrainingStates:
             self._remove_after(usable)
         if usable is None:
             return Progress()
-        said = json.loads((self._folder / usable / PROGRESS).read_text())
+        said = json.loads((self._folder / usable / PROGRESS).read_bytes())
         shard.begin(said.pop("updates"))
         pieces.read(tensors, shard, self._beat)
         shard.finish()
@@ -139,7 +139,7 @@ class TrainingStates:
         """A state's manifest, if it is this training's, has the seal, and names the files that are there."""
         try:
             found = {str(file.relative_to(folder)): file for file in _files(folder)}
-            manifest: dict[str, Any] = json.loads(found[MANIFEST].read_text())
+            manifest: dict[str, Any] = json.loads(found[MANIFEST].read_bytes())
             if folder.is_symlink() or not is_sealed(self._key, manifest) or manifest["identity"] != self._name:
                 return None
             names = {str(path.relative_to(folder)) for path in folder.rglob("*")}

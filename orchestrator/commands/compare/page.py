@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.commands.compare.side_by_side import JUDGED_APART, Side, differences, opened, paired, side
 from orchestrator.errors import BadInput
+from orchestrator.files.rights import reason
 from orchestrator.files.unfinished import replace
 from orchestrator.reports.inspection.views import Document
 from orchestrator.reports.page.answers import CAP, GONE, ROW, shortened
@@ -37,7 +38,7 @@ def write(named: Sequence[str], file: Path, err: bool = False) -> None:
         replace(file, page(told))
     except OSError as error:
         cure = "Give a file that can be."
-        raise BadInput(f"{file}: cannot be written: {error.strerror or error}. {cure}") from error
+        raise BadInput(f"{file}: cannot be written: {reason(error)}. {cure}") from error
     echo(f"page      {file}: {len(told['problems']):,} of {told['all']:,} test problems", err)
     for what in told["left_out"]:
         echo(f"left out  {what}", err)

@@ -24,6 +24,7 @@ from orchestrator.records.statistics import mcnemar_p_value
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import reference_before
 from orchestrator.reports.tables import round_step
+from orchestrator.text.counts import bracketed
 from orchestrator.text.shown import line
 from orchestrator.text.tables import FittingTable
 from orchestrator.text.terminal import Screen, echo_json
@@ -180,7 +181,7 @@ def render(sides: Sequence[Side]) -> RenderableType:
     for number, each in enumerate(sides):
         figures, what = each.figures, str(each.round) if each.round else "base"
         accuracy = f"{100 * figures['accuracy']:.1f} %" if figures else "–"
-        between = f"{100 * figures['low']:.1f}–{100 * figures['high']:.1f}" if "low" in figures else ""
+        between = bracketed(figures["low"], figures["high"]) if "low" in figures else ""
         against = _against(paired(sides[0], each)) if number else [""] * 4
         rows.append([line(each.name), what, line(each.job.get("method", "")), accuracy, between, *against])
     told = ["", "won, lost: test problems that only this model, or only the first, solves; p: McNemar's exact test"]

@@ -14,6 +14,7 @@ from orchestrator.commands.compare.comparison import ArmFigures, Point, RunFigur
 from orchestrator.commands.compare.file import Plan
 from orchestrator.files import unfinished
 from orchestrator.text import shown
+from orchestrator.text.counts import bracketed
 
 
 def write(plan: Plan, arms: Sequence[ArmFigures], plotted: bool = True) -> None:
@@ -70,7 +71,7 @@ def _cell(point: Point | None) -> str:
         return ""
     mark = "*" if point.refused else ""
     if len(point.seeds) == 1:
-        return f"{_percent(point.accuracy)}{mark} [{_percent(point.low)}, {_percent(point.high)}]"
+        return f"{_percent(point.accuracy)}{mark} {bracketed(point.low, point.high)}"
     return f"{_percent(point.accuracy)}{mark} ({', '.join(map(_percent, point.seeds))})"
 
 

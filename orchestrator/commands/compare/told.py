@@ -12,6 +12,7 @@ from orchestrator.driver.signals import signals
 from orchestrator.driver.trust import Tell
 from orchestrator.errors import Interrupted
 from orchestrator.files.disk import one_message
+from orchestrator.text.counts import many
 from orchestrator.text.terminal import Screen, echo
 
 
@@ -30,7 +31,7 @@ def compare_told(file: Path, table: bool, tell: Tell | None) -> int:
             if table:
                 plan.folder.mkdir(parents=True, exist_ok=True)
             else:
-                echo(f"looking at the jobs of {len(plan.runs)} runs")
+                echo(f"looking at the jobs of {many(len(plan.runs), 'run')}")
                 failed = compare(plan, echo, in_a_process)
             arms = figures(plan)
             plotted = plot(plan, arms)

@@ -55,7 +55,7 @@ from orchestrator.driver.kept import (
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.same_job import reading_of
 from orchestrator.driver.start_checks import gold_lines, limits_of, previewed, tried_models
-from orchestrator.errors import RatchetError
+from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files import unfinished
 from orchestrator.inputs.preferences import Preferences, mean_characters
 from orchestrator.inputs.repeated import repeated_lines
@@ -67,6 +67,7 @@ from orchestrator.records.limits import reading_seconds
 from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, ScoringPlan, Shard
 from orchestrator.rounds.space import gib, job_need, rejected_of_row, sizes
 from orchestrator.sources.registry import SOURCES
+from orchestrator.text.counts import many
 from orchestrator.tracking.outbox import first_line
 
 _LIMITS = {"prompts": 600.0, "trainer": 600.0, "engine": 900.0, "update": 900.0, "all-reduce": 300.0}
@@ -194,6 +195,9 @@ class _Doctor:
         """Seconds that a check may take; those that reserve devices may wait for them, and read the model, besides."""
         if self._limit is not None:
             return self._limit
+        if name == "model and data":  # its weights are looked at
+            with contextlib.suppress(BadInput):
+                return _LIMIT + reading_seconds(self.patient.file.find(self.job.model, "model"))
         reading = reading_seconds(self._model) if name in _READING and self._model else 0.0
         return _LIMITS[name] + self.job.cluster.timeout + reading if name in _LIMITS else _LIMIT
 
@@ -323,7 +327,7 @@ class _Doctor:
         done = time.monotonic()
         tokens = sum(fact["tokens"] for fact in facts)
         said = {"engines": count, "start_seconds": ready - started, "token_seconds": done - ready, "tokens": tokens}
-        text = f"{count} engine{'s' if count > 1 else ''} started in {ready - started:.1f} s"
+        text = f"{many(count, 'engine')} started in {ready - started:.1f} s"
         if tokens != count:
             return Finding("FAIL", f"{text}, and generated {tokens} tokens instead of {count}", "", said)
         return Finding("pass", f"{text}; one token each after {done - ready:.2f} s", "", said)
@@ -350,7 +354,7 @@ class _Doctor:
         memory = f"{gib(host)} of memory" + (f" and {gib(device)} of an accelerator" if device else "")
         rows = "groups" if plan.loss.reads_groups else "pairs"
         text = (
-            f"{count} {rows} of {prompt + completion} tokens on {len(peaks)} rank(s): one in "
+            f"{count} {rows} of {prompt + completion} tokens on {many(len(peaks), 'rank')}: one in "
             f"{step:.1f} s ({seconds:.1f} s with scoring and export), at most {memory} a rank"
         )
         return Finding("pass", text, "", said)

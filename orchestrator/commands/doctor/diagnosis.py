@@ -13,6 +13,7 @@ from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.wiring import ENGINE
 from orchestrator.errors import last_line
 from orchestrator.rounds.space import GIB, Need, gib
+from orchestrator.text.counts import many
 
 Level = Literal["pass", "warn", "FAIL"]
 Facts = dict[str, Any]
@@ -207,8 +208,9 @@ def diagnose_space(folder: str, free: int, need: Need | None, rounds: int) -> Fi
     if need is None:
         return Finding("pass", f"{gib(free)} free at {folder}", "", {"free": free})
     text = (
-        f"{gib(free)} free at {folder}; {rounds} rounds need up to {gib(need.total)} ({gib(need.checkpoints)} of "
-        f"checkpoints, {gib(need.states)} of saved training states, {gib(need.rows)} of samples and pairs)"
+        f"{gib(free)} free at {folder}; up to {gib(need.total)} for {many(rounds, 'round')} "
+        f"({gib(need.checkpoints)} of checkpoints, {gib(need.states)} of saved training states, {gib(need.rows)} of "
+        "samples and pairs)"
     )
     cure = "free some, or set RATCHET_HOME or run_dir to a larger file system"
     level: Level = "FAIL" if free < need.total else "warn" if free < 2 * need.total or free < GIB else "pass"

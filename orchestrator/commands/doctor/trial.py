@@ -68,6 +68,6 @@ def model_config(model: str) -> dict[str, Any]:
         OSError: there is none.
         ValueError: it is no JSON.
     """
-    config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
+    config: dict[str, Any] = json.loads((Path(model) / "config.json").read_bytes())
     text: dict[str, Any] = config.get("text_config") or {}
     return config | text

@@ -14,6 +14,7 @@ from orchestrator.reports.inspection.checkpoints import checkpoint
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import Document
 from orchestrator.reports.tables import round_step
+from orchestrator.text.counts import bracketed
 from orchestrator.text.shown import code, markdown, text
 
 _LOAD = """\
@@ -176,7 +177,7 @@ def _accuracies(baseline: Mapping[str, Any], lineage: Sequence[Document]) -> str
 def _share(figures: Mapping[str, Any] | None) -> str:
     if not figures or "accuracy" not in figures:
         return ""
-    between = f" [{100 * figures['low']:.1f}, {100 * figures['high']:.1f}]" if "low" in figures else ""
+    between = f" {bracketed(figures['low'], figures['high'])}" if "low" in figures else ""
     return f"{100 * figures['accuracy']:.1f}{between}"
 
 

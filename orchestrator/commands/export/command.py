@@ -22,6 +22,7 @@ from orchestrator.models.other_run import Checkpoint, RunModel, committed_checkp
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.living import settled
 from orchestrator.reports.tables import round_step
+from orchestrator.text.counts import many
 from orchestrator.text.shown import as_json
 
 _NOWHERE = Path("/nowhere")
@@ -42,8 +43,8 @@ class Exported:
 
     def line(self) -> str:
         """For people."""
-        rows = "" if self.rows is None else f"{self.rows:,} pairs, "
-        return f"exported  {self.what} to {self.folder}: {rows}{self.files} files, {self.bytes:,} bytes"
+        rows = "" if self.rows is None else f"{many(self.rows, 'pair')}, "
+        return f"exported  {self.what} to {self.folder}: {rows}{many(self.files, 'file')}, {many(self.bytes, 'byte')}"
 
 
 def export_model(run: str, folder: Path) -> Exported:

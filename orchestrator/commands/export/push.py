@@ -22,6 +22,7 @@ from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files import durable, unfinished
 from orchestrator.inputs.hub import PATIENCE, is_offline, library, short, within
 from orchestrator.models.hub import hub_model, status_of
+from orchestrator.text.counts import many
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _REPLACED = {"model": _WEIGHTS, "dataset": ("data/*.parquet",)}
@@ -44,7 +45,7 @@ class Pushed:
     def line(self) -> str:
         """For people."""
         seen = "private" if self.private else "public"
-        size = f"{self.files} files, {self.bytes:,} bytes"
+        size = f"{many(self.files, 'file')}, {many(self.bytes, 'byte')}"
         return f"pushed    {self.what} to {self.url} ({seen}), commit {self.commit}: {size}"
 
 

@@ -22,6 +22,7 @@ from orchestrator.driver.wiring import local_graders
 from orchestrator.errors import BadInput, first_line
 from orchestrator.records.abstentions import abstained, causes
 from orchestrator.records.rows import GRADERS_VERSION
+from orchestrator.text.counts import many
 from orchestrator.text.shown import line
 from orchestrator.text.terminal import Screen, echo, echo_json, watched
 
@@ -124,7 +125,7 @@ def grade(file: Path, output: Path, fields: Fields, options: Options, as_json: b
         echo_json(told | {"seconds": round(seconds, 3), "output": str(output)})
     else:
         Screen().print(_table(summary))
-        echo(f"{summary.rows} rows in {seconds:.1f} s, {100 * summary.accuracy:.1f} % correct; see {output}")
+        echo(f"{many(summary.rows, 'row')} in {seconds:.1f} s, {100 * summary.accuracy:.1f} % correct; see {output}")
         if summary.causes:
             echo(f"ungradable: {abstained(summary.causes)}; an ungradable row counts as not correct")
 

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from orchestrator.errors import BadInput, first_line
 from orchestrator.files import durable, unfinished
 from orchestrator.files.disk import one_message
+from orchestrator.files.named import is_there
+from orchestrator.files.rights import reason
 from orchestrator.inputs.fields import gold_of, written
 from orchestrator.inputs.rows import is_array, rows_of
 from orchestrator.models.files import enclosing_run
@@ -139,6 +141,8 @@ def _writer(file: Path, output: Path) -> Iterator[Callable[[list[dict[str, Any]]
     """A function that writes rows to a hidden file, which gets its name at the end."""
     if output.suffix not in (".jsonl", ".parquet"):
         raise BadInput(f"-o {output}: the name must end in .jsonl or .parquet")
+    if is_there(output) and is_there(file) and os.path.samefile(file, output):
+        raise BadInput(f"-o {output}: is {file}, the file that is graded. Give the verdicts another name.")
     label = f"{output.name}.grade"
     if (run := enclosing_run(output)) is not None:
         raise BadInput(f"-o {output}: lies in the run {run}, among files that it counts. Choose another place.")
@@ -177,7 +181,7 @@ def _telling(output: Path) -> Iterator[None]:
             yield
     except OSError as error:
         in_the_way = isinstance(error, FileExistsError)
-        why = f"{error.filename} is no folder" if in_the_way else error.strerror or error
+        why = f"{error.filename} is no folder" if in_the_way else reason(error)
         raise BadInput(f"-o {output}: cannot be written ({why})") from error
 
 

@@ -22,6 +22,7 @@ from orchestrator.files.named import real, whole
 from orchestrator.inputs.preference_rows import parsed
 from orchestrator.inputs.rows import rows_of
 from orchestrator.models.sizes import size_of
+from orchestrator.text.counts import many
 from orchestrator.text.shown import as_json
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
@@ -41,7 +42,7 @@ class Made:
 
     def lines(self) -> Iterator[str]:
         """For people."""
-        yield f"found     {self.rows:,} rows: {self.fields.line()}"
+        yield f"found     {many(self.rows, 'row')}: {self.fields.line()}"
         if self.sets:
             if left := self.rows - sum(self.sets.values()):
                 without = ", or have no \\boxed{}" if self.fields.boxed else ""

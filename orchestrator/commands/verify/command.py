@@ -27,6 +27,7 @@ from orchestrator.errors import Damaged, cut
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.files.lack import require_enough, require_reachable
+from orchestrator.files.rights import reason
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import leading_out
 from orchestrator.ledger.columns import require_bounded, require_masks
@@ -38,6 +39,7 @@ from orchestrator.reports.living import gone, looked_at_again
 from orchestrator.rounds.run_files import Gone, RunFiles
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
+from orchestrator.text.counts import many
 from orchestrator.text.terminal import Screen
 
 _MOST_CURRENT = 4096
@@ -69,8 +71,9 @@ class Report:
         """What was checked, in one line for people."""
         followed = f"{len(self.followed)} promoted checkpoints followed to their prompts"
         return (
-            f"{self.artifacts} artifacts, {self.files} files, {self.bytes:,} bytes; {self.facts:,} facts computed "
-            f"again; {followed}; {self.discarded} discarded; {self.strays} strays; {len(self.findings)} findings"
+            f"{many(self.artifacts, 'artifact')}, {many(self.files, 'file')}, {many(self.bytes, 'byte')}; "
+            f"{many(self.facts, 'fact')} computed again; {followed}; {self.discarded} discarded; "
+            f"{many(self.strays, 'stray')}; {many(len(self.findings), 'finding')}"
         )
 
 
@@ -302,7 +305,7 @@ class Verification:
                 yield f"{folder}: the base model here is not the one that this run was made from"
         except (OSError, Damaged) as error:
             require_enough(error)
-            self._report.unchecked.append(f"{folder}: the base model could not be checked ({error})")
+            self._report.unchecked.append(f"{folder}: the base model could not be checked ({_said(error)})")
 
     def _follow(self) -> None:
         for number in [promotion["round"] for promotion in self.state.promotions if promotion.get("promoted")]:
@@ -353,12 +356,12 @@ def _problem(file: Path, recorded: Facts, root: Path) -> Iterator[str]:
         yield "missing"
     except OSError as error:
         require_enough(error)
-        yield f"cannot be read ({error.strerror})"
+        yield f"cannot be read ({reason(error)})"
 
 
 def _said(error: Exception) -> str:
     """Why something could not be looked at. A file that is closed to us, or ill, is named; what a stranger's files make
     of the code is told by its kind, too."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror}"
+        return f"{error.filename or 'a file'}: {reason(error)}"
     return str(error) if isinstance(error, Damaged) else cut(repr(error))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from orchestrator.commands.verify import history, removals
-from orchestrator.errors import BadInput, Damaged, RatchetError, cut
+from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files.lack import require_enough
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.record_files import Record, read_record, record_numbers
@@ -53,13 +53,10 @@ class Reading:
             self.state.apply(record)
             self.state.discarded.difference_update(undue)  # so it is still looked at
             self._note(record, name)
-        except BadInput:
+        except BadInput:  # one that is closed to us may be sound, and what is committed by it, too
             raise
         except (Damaged, OSError) as error:
             require_enough(error)
-            if isinstance(error.__cause__, PermissionError):  # it may be sound, and what is committed by it, too
-                said = f"{error}: let this user read it, without which nothing is said of the run"
-                raise RatchetError(said) from error
             self.findings.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
         except Exception as error:  # whatever a stranger writes into a record, the others are still to be checked
             require_enough(error)

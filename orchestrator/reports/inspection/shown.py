@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.reports.inspection.views import Document
+from orchestrator.text.counts import bracketed, many
 from orchestrator.text.shown import line, text
 
 _VERDICTS = {"correct": "green", "wrong": "red", "ungradable": "yellow", "won": "green", "lost": "red"}
@@ -62,7 +63,7 @@ class Pages:
             ]
             parts += [
                 Rule(style="dim"),
-                Text(f"{_round(each['round'])}: {len(each['samples'])} samples, {len(pairs)} pairs"),
+                Text(f"{_round(each['round'])}: {many(len(each['samples']), 'sample')}, {many(len(pairs), 'pair')}"),
             ]
             parts += [Text(line(f"  pair {pair}")) for pair in pairs]
             for sample in each["samples"]:
@@ -140,7 +141,7 @@ class Pages:
         lines = text(said).rstrip("\n").split("\n")
         if not self._full and len(lines) > _MOST_LINES:
             half = _MOST_LINES // 2
-            lines = [*lines[:half], f"… {len(lines) - 2 * half} more lines (--full) …", *lines[-half:]]
+            lines = [*lines[:half], f"… {many(len(lines) - 2 * half, 'more line')} (--full) …", *lines[-half:]]
         if not self._wrapped:  # rich cuts what it pads and may not wrap
             return Text("\n".join(f"    {each}" for each in lines), style)
         return Padding(Text("\n".join(lines), style), (0, 0, 0, 4), expand=False)
@@ -199,7 +200,7 @@ def _chosen(figures: Document) -> str:
 
 
 def _accuracy(figures: Document) -> str:
-    between = f" [{100 * figures['low']:.1f}, {100 * figures['high']:.1f}]" if "low" in figures else ""
+    between = f" {bracketed(figures['low'], figures['high'])}" if "low" in figures else ""
     return f"{100 * figures['accuracy']:.1f} %{between}, {figures['correct']:,} of {figures['problems']:,}"
 
 

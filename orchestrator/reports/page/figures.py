@@ -22,6 +22,7 @@ from orchestrator.reports.rounds import rounds
 from orchestrator.reports.seconds import idle, walls
 from orchestrator.reports.status import reason, run_state
 from orchestrator.reports.symptoms import symptoms
+from orchestrator.text.counts import bracketed, many
 
 POINTS = 400
 """Of a training curve, in a round; where there are more updates, each point is a mean of several."""
@@ -66,10 +67,13 @@ def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> 
 
 def _state(now: str, job: Mapping[str, Any], done: Sequence[Evidence]) -> str:
     decided = sum(1 for each in done if each.promotion)
-    of = f" of {job['rounds']}" if "rounds" in job else ""
+    wanted = job.get("rounds", decided)
+    counted = f"{decided} of {wanted} rounds are decided"
+    if decided > wanted:  # a resume has said so
+        counted = f"{many(decided, 'round')} are decided, and {wanted} wanted"
     what = f", {job['method']}" if job.get("method") else ""
     model = f" from the base model {job['model']}" if job.get("model") else ""
-    return f"The run is {now}: {decided}{of} rounds are decided{what}{model}."
+    return f"The run is {now}: {counted}{what}{model}."
 
 
 def _result(base: Evidence, done: Sequence[Evidence]) -> str:
@@ -102,8 +106,7 @@ def _health(done: Sequence[Evidence], warnings: Sequence[str]) -> str:
 
 
 def _accuracy(told: Mapping[str, Any]) -> str:
-    percent, low, high = (100 * told[key] for key in ("accuracy", "low", "high"))
-    return f"{percent:.1f} % [{low:.1f}, {high:.1f}]"
+    return f"{100 * told['accuracy']:.1f} % {bracketed(told['low'], told['high'])}"
 
 
 def _round(each: Evidence, state: State, took: Mapping[int, float]) -> Document:

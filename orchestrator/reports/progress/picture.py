@@ -14,6 +14,7 @@ from rich.text import Text
 from orchestrator.reports.health import words
 from orchestrator.reports.progress.figures import amount, count, duration, fitting, gains, left, rate, time_left
 from orchestrator.reports.progress.model import Phase, Progress, RoundLine, Sample
+from orchestrator.text.counts import many
 from orchestrator.text.shown import line
 
 COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
@@ -42,7 +43,7 @@ def picture(progress: Progress, size: Size, with_rounds: bool = True) -> Rendera
         told += [warning(progress.round or 0, said) for said in progress.warnings]
     space = max(0, room - len(shown))
     if len(told) > space:
-        told = [_note(f"{len(told) - space + 1} earlier lines"), *told[len(told) - space + 1 :]] if space else []
+        told = [_note(many(len(told) - space + 1, "earlier line")), *told[len(told) - space + 1 :]] if space else []
     if len(shown) < len(phases):
         shown = shown[1:]
         told.append(_note(f"{len(phases) - len(shown)} earlier phases of this round"))

@@ -31,6 +31,7 @@ from orchestrator.sources.steps import files as step_files
 from orchestrator.sources.steps import judging, people, process
 from orchestrator.sources.steps.pairing import Continuation, Error, StepPair, pairs_of_problem
 from orchestrator.sources.steps.rollouts import Located, Rollouts, locate, rectifications
+from orchestrator.text.counts import many
 
 _Find = Callable[[], Located]
 
@@ -69,7 +70,7 @@ def _collect_errors(round_: Round, rollouts: Rollouts) -> Commit:
     commit = round_.context.run.step(f"{round_.folder}/errors", inputs, work, also=[round_.context.base_files])
     facts = commit.facts
     repeated = f", {facts['repeated']} more are the same" if facts["repeated"] else ""
-    round_.say("errors", f"{facts['errors']} wrong answers{repeated}")
+    round_.say("errors", f"{many(facts['errors'], 'wrong answer')}{repeated}")
     if not facts["errors"]:
         raise NoPairs(
             f"round {round_.number} gives no pairs: none of its samples is wrong. Use harder prompts, a higher "
@@ -97,7 +98,7 @@ def _locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Ro
     elif settings.localiser == "judge":
         inputs |= {"judge": judging.settings(round_)}
         done = _located(round_, errors, inputs, lambda: judging.locate(round_, errors))
-        round_.say("located", f"{_located_line(done.facts)}; {done.facts['judge']['requests']} requests")
+        round_.say("located", f"{_located_line(done.facts)}; {many(done.facts['judge']['requests'], 'request')}")
     elif settings.localiser == "process":
         scored, threshold = process.step_rewards(round_, errors, commit), process.settings_of(round_).threshold
         files = [round_.context.run.path(f"{scored.step}/{name}") for a in scored.artifacts for name in sorted(a.files)]
@@ -150,7 +151,9 @@ def last_right(wrong: Sequence[tuple[Error, int]]) -> set[str]:
 def _unknown(facts: Facts) -> str:
     """How many prefixes the search has passed over; nothing is said of that where there are none."""
     count = facts.get("probes_unknown")
-    return f"; {count} prefixes left out, since most of their rollouts are ungradable" if count else ""
+    return (
+        f"; {many(count, 'prefix', 'prefixes')} left out, since most of their rollouts are ungradable" if count else ""
+    )
 
 
 def _located_line(facts: Facts) -> str:

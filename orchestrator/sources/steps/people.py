@@ -13,6 +13,7 @@ from orchestrator.files.strict_json import no_repeated
 from orchestrator.records.golds import shown
 from orchestrator.records.rows import Problem
 from orchestrator.sources.steps.pairing import Error
+from orchestrator.text.counts import many
 
 
 class VerdictsNeeded(RatchetError):
@@ -48,9 +49,9 @@ def read_verdicts(file: Path, questions: Path, errors: Sequence[Error]) -> dict[
         lines = file.read_text(encoding="utf-8-sig").split("\n")  # some editors write a byte order mark
     except FileNotFoundError as error:
         raise VerdictsNeeded(
-            f"{questions}: {len(errors)} wrong answers wait for verdicts. Write {file}, one line of JSON an answer, "
-            'such as {"id": ..., "first_wrong": 2}: the number of the first wrong step, or null where none is. '
-            "Then the same command goes on, or `ratchet resume` with the run's folder."
+            f"{questions}: verdicts are needed of {many(len(errors), 'wrong answer')}. Write {file}, one line of JSON "
+            'an answer, such as {"id": ..., "first_wrong": 2}: the number of the first wrong step, or null where none '
+            "is. Then the same command goes on, or `ratchet resume` with the run's folder."
         ) from error
     except (OSError, UnicodeDecodeError, Damaged) as error:
         raise BadInput(f"{file}: cannot be read ({first_line(error)})") from error

@@ -25,6 +25,7 @@ from orchestrator.rounds.evaluation import beside
 from orchestrator.rounds.readiness import ready
 from orchestrator.rounds.round import Round
 from orchestrator.sources.steps.pairing import Error
+from orchestrator.text.counts import many
 
 ANSWERS = 256
 """That a worker gets at once."""
@@ -71,7 +72,7 @@ def step_rewards(round_: Round, errors: Sequence[Error], commit: Commit) -> Comm
 
     done = context.run.step(f"{round_.folder}/step_rewards", inputs, work)
     facts = done.facts
-    round_.say("step_rewards", f"{facts['rewarded']} answers by {settings.model}{sampling.mishaps_text(facts)}")
+    round_.say("step_rewards", f"{many(facts['rewarded'], 'answer')} by {settings.model}{sampling.mishaps_text(facts)}")
     return done
 
 

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.archive.archiver import address_of
 from orchestrator.archive.checksums import checksums
 from orchestrator.archive.disk import DiskStore
-from orchestrator.archive.sender import Sender
+from orchestrator.archive.sender import Sender, standing
 from orchestrator.commands.archive import archive
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import clean
@@ -265,6 +265,27 @@ def test_what_stands_in_a_committed_files_place_is_not_read(
     file.unlink()
     put(file)
     assert said in str(send(run, tmp_path / "archive").problem)
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "rounds.txt", "photos/one.jpg"])
+def test_a_folder_that_holds_other_things_becomes_no_archive(run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "own" / name).parent.mkdir(parents=True)
+    (tmp_path / "own" / name).write_text("mine")
+    before = files_of(tmp_path / "own")
+    with pytest.raises(RatchetError, match=r"own is no archive, and has other things in it, .*such as a new folder"):
+        archive(run, str(tmp_path / "own"))
+    with pytest.raises(RatchetError, match="is no archive"):
+        standing(tmp_path / "not-begun", str(tmp_path / "own"))
+    assert files_of(tmp_path / "own") == before
+    archive(run, str(tmp_path / "own/new"))
+    (tmp_path / "own/new/notes.txt").write_text("what somebody adds to an archive is let be")
+    assert archive(run, str(tmp_path / "own/new")).sent.files == 0
+
+
+def test_a_disk_that_is_empty_but_for_its_own_folders_may_hold_an_archive(run: Path, tmp_path: Path) -> None:
+    for name in ("lost+found", ".snapshot"):
+        (tmp_path / "disk" / name).mkdir(parents=True)
+    assert archive(run, str(tmp_path / "disk")).records
 
 
 @pytest.mark.parametrize("name", ["job.yaml", "report.md"])

@@ -92,11 +92,13 @@ def test_what_holds_no_text_takes_room_and_no_text_is_held_whole(runs: list[str]
     assert len(document(runs, cap=10 * ROW)["problems"]) <= 3
 
 
-@pytest.mark.parametrize("place", ["rounds/page.html", "ledger/page.html", "page.html"])
+@pytest.mark.parametrize("place", ["rounds/page.html", "ledger/page.html", "page.html", "report.html"])
 def test_a_page_goes_into_no_run(runs: list[str], place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path(runs[0], "report.html").read_bytes()
     assert ratchet("compare", *runs, "--page", f"{runs[0]}/{place}") == 2
     assert f"--page {runs[0]}/{place}: lies in the run {runs[0]}" in capsys.readouterr().err
-    assert not Path(runs[0], place).exists()
+    assert place == "report.html" or not Path(runs[0], place).exists()
+    assert Path(runs[0], "report.html").read_bytes() == before
 
 
 def test_a_run_whose_answers_are_gone_is_told_and_the_others_are_shown(runs: list[str], tmp_path: Path) -> None:

@@ -164,6 +164,21 @@ def test_mistakes_are_told_in_one_line_and_leave_no_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.jsonl", "in.jsonl"]
 
 
+@pytest.mark.parametrize("spelled", ["in.jsonl", "folder/../in.jsonl", "link.jsonl", "other-name.jsonl"])
+def test_the_file_that_is_graded_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spelled: str
+) -> None:
+    source = written(tmp_path / "in.jsonl")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(source)
+    (tmp_path / "other-name.jsonl").hardlink_to(source)
+    before, names = source.read_bytes(), sorted(tmp_path.rglob("*"))
+    assert ratchet("grade", source, "-o", tmp_path / spelled, "--processes", "1") == 2
+    told = capsys.readouterr().err
+    assert "the file that is graded. Give the verdicts another name" in told and told.count("\n") == 1
+    assert source.read_bytes() == before and sorted(tmp_path.rglob("*")) == names
+
+
 @pytest.mark.parametrize("place", ["run/rounds/01/verdicts.jsonl", "run/new/out.jsonl", "link/out.jsonl"])
 def test_no_verdicts_are_written_among_the_files_of_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str

@@ -67,7 +67,7 @@ def test_columns_that_are_no_prompt_do_not_matter(tmp_path: Path) -> None:
     other = {"id": "7", "prompt_id": "x", "source": "flan", "score_chosen": 4.0, "task_type": "add", "user_id": "u"}
     row = {k: v for k, v in TOTAL.items() if k != "question"} | other
     assert parts(tmp_path, row)[0] == "The total is"
-    assert str(read(tmp_path, row)) == "rows.jsonl: 1 pairs; the prompt of 1 is the text that both sides begin with"
+    assert str(read(tmp_path, row)) == "rows.jsonl: 1 pair; the prompt of 1 is the text that both sides begin with"
 
 
 def test_a_column_that_both_sides_repeat_is_no_lost_prompt(tmp_path: Path) -> None:

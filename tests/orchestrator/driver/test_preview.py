@@ -390,6 +390,19 @@ def test_a_model_without_a_tokenizer_is_said_to_be_unseen(tmp_path: Path, capsys
     assert Ledger(tmp_path / "run/ledger").state.configs == []
 
 
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_an_end_that_the_embedding_has_no_row_for_is_told(tmp_path: Path, file: str) -> None:
+    job = load_job(make_project(tmp_path, model="model"))
+    model = byte_level(tmp_path / "model")
+    said = json.loads((model / file).read_text()) if (model / file).exists() else {}
+    rows = json.loads((model / "config.json").read_text())["vocab_size"]
+    for eos, is_told in (([1, rows], True), (rows - 1, False), (None, False)):
+        (model / file).write_text(json.dumps(said | {"eos_token_id": eos}))
+        [*warned] = preview(job.job, model, read_all_problems(job), [], answer).warnings
+        told = f"{model}/{file}: `eos_token_id` {rows} is no token of a model with {rows} rows of embedding"
+        assert any(line.startswith(told) for line in warned) == is_told, warned
+
+
 def test_a_run_that_has_begun_is_warned_of_what_a_new_one_is_refused_for(tmp_path: Path) -> None:
     path, template = make_project(tmp_path, rounds=1), 'data.template="<s>{question}"'
     byte_level(tmp_path / "model")

@@ -17,7 +17,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator.driver.own_process import answered
-from orchestrator.driver.private_folder import PrivateFolder, compiled_environment, remove_leftovers
+from orchestrator.driver.private_folder import (
+    PrivateFolder,
+    compiled_environment,
+    private_environment,
+    remove_leftovers,
+)
 from orchestrator.errors import RatchetError
 
 PROJECT = Path(__file__).parents[3]
@@ -417,3 +422,78 @@ def test_a_process_of_our_own_that_is_killed_is_told_as_that(tmp_path: Path, mon
     with pytest.raises(RatchetError, match="was killed, as the system does for want of memory") as told:
         answered("killed", {}, "the model", "its config.json")
     assert "warning" not in str(told.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-7", "cp037", "ascii", None])
+def test_a_process_of_our_own_is_understood_however_streams_are_encoded(tmp_path: Path, encoding: str | None) -> None:
+    """Also where the locale is none of UTF-8, and where it fails, with a word that is not in ASCII."""
+    (tmp_path / "asked.py").write_text(
+        "import json, sys\n"
+        "asked = json.load(sys.stdin)\n"
+        "if asked['fails']:\n"
+        "    sys.exit('\\u00e9 is no template')\n"
+        "json.dump({'said': asked['said']}, sys.stdout, ensure_ascii=False)\n",
+        encoding="utf-8",
+    )
+    code = (
+        "from orchestrator.driver.own_process import answered\n"
+        "from orchestrator.errors import RatchetError\n"
+        "said = '+\\u00e9\\u65e5'\n"
+        "assert answered('asked', {'said': said, 'fails': False}, 'it', 'it')['said'] == said\n"
+        "try:\n"
+        "    answered('asked', {'fails': True}, 'it', 'its file')\n"
+        "except RatchetError as error:\n"
+        "    assert '\\u00e9 is no template. Look at its file' in str(error), ascii(str(error))\n"
+    )
+    changes = {"PYTHONIOENCODING": encoding} if encoding else {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{PROJECT}", **changes}
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.replace(b"\0", b"").decode(errors="replace")
+
+
+def test_a_limit_of_files_that_rays_store_exceeds_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    code = (
+        "import resource\nfrom pathlib import Path\nfrom orchestrator import config\n"
+        "from orchestrator.driver.cluster import Cluster\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (257 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
+        f"Cluster(config.Cluster(), Path({str(tmp_path / 'logs')!r}))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
+        f"Cluster(config.Cluster(address='head:6379'), Path({str(tmp_path / 'logs')!r}))\n"
+        f"Cluster(config.Cluster(), Path({str(tmp_path / 'logs')!r}))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)
+    said = done.stderr.splitlines()[-1]
+    assert "a file may have 256 MiB at most here" in said and "`ulimit -f unlimited`" in said, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_of_rays_processes_that_complained_is_quoted_as_text(place: Path, tmp_path: Path) -> None:
+    folder = PrivateFolder(place)
+    logs = folder.ray / "session_2026-01-01" / "logs"
+    logs.mkdir(parents=True)
+    assert folder.last_words() == ""
+    (tmp_path / "precious.err").write_text("precious")
+    (logs / "link.err").symlink_to(tmp_path / "precious.err")
+    os.mkfifo(logs / "pipe.err")
+    for at, (name, said) in enumerate(
+        [
+            ("gcs_server.err", ""),
+            ("dashboard.err", "x" * 10_000 + "\nWarning: \x1b[31mold\u202e\n\n"),
+            ("raylet.err", "what came of it"),
+        ]
+    ):
+        (logs / name).write_text(said, encoding="utf-8")
+        os.utime(logs / name, (at, at))
+    assert folder.last_words() == r" (the last word of its dashboard: Warning: \x1b[31mold\u202e)"
+    (logs / "dashboard.err").write_text("x" * 10_000)
+    os.utime(logs / "dashboard.err", (1, 1))
+    assert len(folder.last_words()) < 600
+    folder.remove()
+
+
+def test_what_rays_processes_print_is_utf_8(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-16")
+    folder = PrivateFolder(place)
+    assert private_environment(folder, {})["PYTHONIOENCODING"] == "utf-8"
+    folder.remove()

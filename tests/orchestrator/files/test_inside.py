@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Damaged
-from orchestrator.files.inside import read_regular, regular_size, remove, require_below, walk
+from orchestrator.files.inside import read_regular, regular_size, remove, remove_rest, rename, require_below, walk
+from tests.support.layers import layered
 
 
 def test_a_regular_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
@@ -124,3 +125,57 @@ def test_folders_of_any_depth_are_walked_and_none_too_deep_is_removed(tmp_path: 
             remove(tmp_path / "run", tmp_path / "run/.left")
     finally:
         unnest(tmp_path / "run")
+
+
+def test_a_folder_of_an_image_gets_another_name_with_all_that_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "image/run/old/inner/empty").mkdir(parents=True)
+    (tmp_path / "image/run/old/inner/file").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "image/run/old/script").write_text("text")
+    (tmp_path / "image/run/old/script").chmod(0o750)
+    with layered(tmp_path / "image", tmp_path / "mounted") as top:
+        run = top / "run"
+        rename(run, run / "old", run / "new")
+        assert [path.name for path in run.iterdir()] == ["new"] and (run / "new/inner/empty").is_dir()
+        assert (run / "new/inner/file").stat().st_size == 3_000_000
+        assert (run / "new/script").stat().st_mode & 0o777 == 0o750
+        rename(run, run / "new", run / "old")
+
+
+@pytest.mark.parametrize("odd", ["link", "pipe"])
+def test_a_folder_of_an_image_with_what_cannot_be_copied_stays_as_it_is(tmp_path: Path, odd: str) -> None:
+    (tmp_path / "image/run/old/inner").mkdir(parents=True)
+    (tmp_path / "image/run/old/file").write_text("text")
+    (tmp_path / "precious").write_text("text")
+    place = tmp_path / "image/run/old/inner/odd"
+    os.mkfifo(place) if odd == "pipe" else place.symlink_to(tmp_path / "precious")
+    with layered(tmp_path / "image", tmp_path / "mounted") as top:
+        run = top / "run"
+        before = sorted(run.rglob("*"))
+        with pytest.raises(OSError, match="cross-device"):
+            rename(run, run / "old", run / "new")
+        assert sorted(run.rglob("*")) == before
+
+
+def test_a_rest_is_removed_and_not_what_gets_its_name_meanwhile(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("rest", "other"):
+        (run / name / "inner").mkdir(parents=True)
+        (run / name / "inner/file").write_text(name)
+
+    def late() -> bool:
+        """As for a driver that sleeps until another one has done all of it, and works there."""
+        (run / "rest").rename(run / "gone")
+        (run / "other").rename(run / "rest")
+        return True
+
+    remove_rest(run, run / "rest", lambda: False)
+    assert (run / "rest/inner/file").exists()
+    with pytest.raises(OSError, match="not empty"):
+        remove_rest(run, run / "rest", late)
+    assert (run / "rest/inner/file").read_text() == "other" and list((run / "gone").iterdir()) == []
+    (run / "link").symlink_to(run / "rest")
+    for name in ("link", "nothing"):
+        remove_rest(run, run / name, lambda: True)
+    assert (run / "link").is_symlink() and (run / "rest/inner/file").exists()
+    remove_rest(run, run / "rest", lambda: True)
+    assert not (run / "rest").exists()

@@ -82,7 +82,7 @@ def test_single_steps_follow_the_right_ones_before_them(tmp_path: Path) -> None:
 def test_single_steps_that_teach_nothing_are_left_out(tmp_path: Path, chat: bool) -> None:
     equal, empty = (STEP | {"rejected": side} for side in ("4 + 2 = 6\n", " "))
     found = read(tmp_path, STEP, equal, empty, pairs={"append_eos": False}, data={"chat": chat})
-    assert str(found) == "rows.jsonl: 1 pairs; left out: 1 with an empty side, 1 with equal sides"
+    assert str(found) == "rows.jsonl: 1 pair; left out: 1 with an empty side, 1 with equal sides"
 
 
 def test_ids_tell_source_and_row_and_the_same_prompt(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_rows_that_teach_nothing_are_left_out_and_counted(tmp_path: Path, row: A
     sound = {"prompt": "q", "chosen": "1", "rejected": "2"}
     found = read(tmp_path, sound, row, row)
     assert len(found.rows) == 1
-    assert str(found) == f"rows.jsonl: 1 pairs; left out: 2 {reason}"
+    assert str(found) == f"rows.jsonl: 1 pair; left out: 2 {reason}"
     with pytest.raises(BadInput, match=rf"stages.sources.0: rows.jsonl has no pair .*1 {reason}"):
         read(tmp_path, row)
 

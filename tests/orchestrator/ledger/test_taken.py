@@ -24,6 +24,7 @@ from tests.orchestrator.reports.test_status import text_of
 from tests.orchestrator.test_cli import ratchet
 from tests.orchestrator.test_loop import StopAt
 from tests.support.sample_run import SampleRun, two_rounds
+from tests.support.samples import every
 from tests.support.stand_ins import StandIns, make_project, run_job
 
 
@@ -36,20 +37,20 @@ def parent(tmp_path: Path) -> Path:
 # What is to be expected
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        *("loss.beta=0.2", "loss.beta=[0.1, 0.2]", "loss.nll=[1, 1]", "loss.dpo=0", "loss.nll_scope=prompt+response"),
-        *("train.learning_rate=1e-5", "train.learning_rate=[7.0e-7, 1e-5]", "train.batch_pairs=3"),
-        *("train.max_tokens=1000", "train.precision=fp32", "train.epochs=2", "train.save_minutes=3"),
-        *("pairs.per_prompt=1", "pairs.per_prompt=[2, 3]", "pairs.max_pairs=5", "pairs.replay=0.5"),
-        *("grade.timeout=9", "grade.strict=false", "grade.processes=2", "grade.graders=[exact]"),
-        *("generate.temperature=1.3", "generate.samples=[4, 3]", "generate.top_p=0.9", "generate.max_tokens=7"),
-        *("generate.shard_prompts=2", "generate.engines=2", "evaluate.max_tokens=4", "evaluate.max_tokens=8"),
-        *("promotion.rule=always", "seed=4", "name=other", "rounds=1", "rounds=3", "init=base", "reference=base"),
-        *("data.prompts_per_round=4", "data.template='Q. {question}'", "tracking.experiment=x", "keep.checkpoints=1"),
-    ],
-)
+OVERRIDES = [
+    *("loss.beta=0.2", "loss.beta=[0.1, 0.2]", "loss.nll=[1, 1]", "loss.dpo=0", "loss.nll_scope=prompt+response"),
+    *("train.learning_rate=1e-5", "train.learning_rate=[7.0e-7, 1e-5]", "train.batch_pairs=3"),
+    *("train.max_tokens=1000", "train.precision=fp32", "train.epochs=2", "train.save_minutes=3"),
+    *("pairs.per_prompt=1", "pairs.per_prompt=[2, 3]", "pairs.max_pairs=5", "pairs.replay=0.5"),
+    *("grade.timeout=9", "grade.strict=false", "grade.processes=2", "grade.graders=[exact]"),
+    *("generate.temperature=1.3", "generate.samples=[4, 3]", "generate.top_p=0.9", "generate.max_tokens=7"),
+    *("generate.shard_prompts=2", "generate.engines=2", "evaluate.max_tokens=4", "evaluate.max_tokens=8"),
+    *("promotion.rule=always", "seed=4", "name=other", "rounds=1", "rounds=3", "init=base", "reference=base"),
+    *("data.prompts_per_round=4", "data.template='Q. {question}'", "tracking.experiment=x", "keep.checkpoints=1"),
+]
+
+
+@pytest.mark.parametrize("override", every(3, OVERRIDES))
 def test_what_a_fork_says_to_expect_comes_true(parent: Path, tmp_path: Path, override: str) -> None:
     made = fork(parent, tmp_path / "child", [override])
     with contextlib.suppress(GateStopped):

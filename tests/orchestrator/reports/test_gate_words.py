@@ -21,14 +21,14 @@ def said(rule: Any, won: int, lost: int, num_problems: int = 300) -> str:
 
 
 def test_a_success_reads_as_one() -> None:
-    expected = "promoted: 44 problems newly solved, 11 lost, of 300; +11.0 points (95 % interval 6.2 to 15.7)"
+    expected = "promoted: 44 problems newly solved, 11 lost, of 300; +11.0 points (95 % interval [6.2, 15.7])"
     assert said("not_worse", 44, 11) == said("better", 44, 11) == said("always", 44, 11) == expected
     assert said("better", 9, 0).startswith("promoted: 9 problems newly solved, none lost, of 300; +3.0 points")
 
 
 def test_what_may_be_chance_is_said_to_be_so() -> None:
     assert said("not_worse", 3, 5) == (
-        "promoted: 3 problems newly solved, 5 lost, of 300; -0.7 points (95 % interval -2.7 to 1.4), which may be "
+        "promoted: 3 problems newly solved, 5 lost, of 300; -0.7 points (95 % interval [-2.7, 1.4]), which may be "
         "chance and is not surely worse; a drop of less than 1.7 points cannot be seen here"
     )
     for tie in (said("not_worse", 0, 0), said("not_worse", 7, 7)):
@@ -39,7 +39,7 @@ def test_what_may_be_chance_is_said_to_be_so() -> None:
 def test_a_refusal_says_why_and_what_stays() -> None:
     worse = said("not_worse", 1, 20)
     assert worse.startswith(
-        "refused: 1 problem newly solved, 20 lost, of 300; -6.3 points (95 % interval -9.3 to -3.3);"
+        "refused: 1 problem newly solved, 20 lost, of 300; -6.3 points (95 % interval [-9.3, -3.3]);"
     )
     assert worse.endswith(
         "surely worse than the best so far (p = 1e-05, `promotion.alpha` is 0.05), so that rounds/01/checkpoint stays "

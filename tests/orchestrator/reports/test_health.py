@@ -125,7 +125,7 @@ def chosen(number: int, last: float, error: float = 0.5, first: float = -20.0) -
 
 def test_numbers_that_are_none_and_a_training_that_did_not_start_at_its_reference() -> None:
     [said] = warned(Evidence(RoundStatus(1), {"loss": [1.0, float("nan")]}))
-    assert "loss is no finite number in 1 updates" in said and "`train.learning_rate`" in said
+    assert "loss is no finite number in 1 update:" in said and "`train.learning_rate`" in said
     [said] = warned(Evidence(RoundStatus(1), {"dpo_loss": [0.9]}))
     assert "`init` unlike `reference`" in said
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import BadInput
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.overview import runs_in
+from orchestrator.reports.page.figures import figures
+from orchestrator.sources.registry import SOURCES
 from tests.orchestrator.test_cli import ratchet
 from tests.support.sample_run import SampleRun, two_rounds
 
@@ -36,6 +39,18 @@ def test_runs_and_those_of_a_comparison_the_newest_first(runs: Path, capsys: pyt
     assert rows[-1].split() == ["done", "finished", "irpo", "2", "of", "2", "40.0", "%", "75.0", "%", "just", "now"]
     assert ratchet("list", "--json") == 0
     assert json.loads(capsys.readouterr().out)["runs"] == [run.as_json() for run in found]
+
+
+def test_more_rounds_than_are_wanted_are_told_as_that(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After `ratchet resume RUN rounds=1` of a run that has done two."""
+    run = two_rounds(runs / "done")
+    run.claim()
+    run.configure(rounds=1)
+    run.end("finished")
+    assert ratchet("list") == 0
+    assert "  2, 1 wanted  " in capsys.readouterr().out
+    sentence, *_ = figures(run.root, SOURCES, Ledger(run.root / "ledger"))["sentences"]
+    assert sentence.startswith("The run is finished: 2 rounds are decided, and 1 wanted, irpo")
 
 
 def test_a_damaged_run_hides_no_other(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,7 +166,7 @@ def test_any_run_has_a_page(made: Path, tmp_path: Path, state: str) -> None:
         (["-o", "page.md"], "must end in .html"),
         (["-o", "no/page.html"], "there is no folder"),
         (["-o", "RUN/rounds/page.html"], "lies in the run "),
-        (["-o", "RUN/ledger/page.html"], "without -o a run's own page is "),
+        (["-o", "RUN/ledger/page.html"], "/report.html, is made by `ratchet report "),
     ],
 )
 def test_mistakes_have_one_message(

@@ -58,7 +58,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "unsolved": {"truncated": 1},
         "taken_over": [],
         "halved": {},
-        "gate": "promoted: 12 problems newly solved, 3 lost, of 100; +9.0 points (95 % interval 1.1 to 16.6)",
+        "gate": "promoted: 12 problems newly solved, 3 lost, of 100; +9.0 points (95 % interval [1.1, 16.6])",
         "warnings": [
             "25 % of the samples are ungradable (truncated, or the grader failed): look at their reasons, and at "
             "`generate.max_tokens`."
@@ -204,7 +204,7 @@ def test_the_table_shows_accuracy_interval_and_gain(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "sample")
     text = text_of(render(status(run.root), intervals(run.root)))
     lines = [line for line in text.splitlines() if line.strip().startswith(("1", "2", "base"))]
-    assert "40.0" in lines[0] and "30.9–49.8" in lines[0]
+    assert "40.0" in lines[0] and "[30.9, 49.8]" in lines[0]
     assert "60.0" in lines[1] and "+20.0" in lines[1] and "yes" in lines[1]
     assert "75.0" in lines[2] and "+15.0" in lines[2] and lines[2].split()[-2:] == ["s", "yes"]
     assert "–" not in text_of(render(status(run.root)))
@@ -284,7 +284,7 @@ def test_symptoms_in_training(tmp_path: Path) -> None:
     found = warnings_of(run)
     assert "Round 2: the chosen completions' log-probability fell" in found
     assert "Round 2: the first update's DPO loss is 0.200, not log 2" in found
-    assert "Round 2: nll_loss is no finite number in 1 updates" in found
+    assert "Round 2: nll_loss is no finite number in 1 update:" in found
     assert "Round 1" not in found
 
 
@@ -374,7 +374,7 @@ def test_a_model_that_hardly_judges_is_told(tmp_path: Path) -> None:
         run.commit(f"{folder}/scores", {"judgements": scored, "scored": 30, "mean_score": 3.0, "seconds": 1.0})
     found = warnings_of(run)
     assert "Round 2: only 40 % of the model's judgements hold a score" in found
-    assert "Round 2: 1 prompts that ask for a judgement have none" in found
+    assert "Round 2: 1 prompt without the judgement that they ask for, since" in found
     assert "Round 1" not in found
 
 

@@ -251,6 +251,18 @@ def test_a_weight_that_is_not_finite_is_not_published(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("config.json"))
 
 
+def test_a_weight_that_its_format_cannot_hold_is_not_published(tmp_path: Path) -> None:
+    """Finite in float32, and infinite in the checkpoint that an engine would load."""
+    model = tiny(tmp_path / "seed", True)
+    with torch.no_grad():
+        model.model.norm.weight[3] = -70000.0
+    told = r"model\.norm\.weight holds a value of 7e\+04 after training, and torch\.float16 none above 6\.55e\+04"
+    with pytest.raises(ExportError, match=told):
+        export_checkpoint(model, str(tmp_path / "seed"), str(tmp_path / "out"), torch.float16, 0, 0, False)
+    assert not list((tmp_path / "out").glob("*.*"))
+    export_checkpoint(model, str(tmp_path / "seed"), str(tmp_path / "other"), torch.bfloat16, 0, 0, False)
+
+
 def test_a_model_whose_names_are_not_those_of_its_files_is_refused(tmp_path: Path) -> None:
     model = tiny(tmp_path / "seed", True)
     check_exportable(model, str(tmp_path / "seed"))

@@ -94,7 +94,7 @@ def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("width", [60, 120])
 def test_a_round_that_is_over_has_the_gates_word_its_health_and_its_warnings(width: int) -> None:
-    said = "promoted: 44 problems newly solved, 11 lost, of 400; +8.2 points (95 % interval 4.6 to 11.8)"
+    said = "promoted: 44 problems newly solved, 11 lost, of 400; +8.2 points (95 % interval [4.6, 11.8])"
     told = {"decision": said, "health": {"pass_1": 0.508, "pass_n": 0.827}, "warnings": ("length creeps up " + EVIL,)}
     over = ROUNDS[1].model_copy(update=told)
     now = FULL.model_copy(update={"finished": (over,), "warnings": ("pairs run dry",)})

@@ -1,0 +1,13 @@
+"""Figures as people read them, in one notation everywhere."""
+
+from __future__ import annotations
+
+
+def many(number: int, one: str, several: str = "") -> str:
+    """`1 pair`, `1,280 pairs`, `0 pairs`; `several` is the plural, where it is no `s` more."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def bracketed(low: float, high: float) -> str:
+    """An interval of shares, or of differences of them, in per cent: `[-6.4, 39.8]`."""
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
