@@ -213,16 +213,24 @@ def _drive(
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, given, preferences, problems, checked=not kept)
         preferences = None  # a large data set is not held in memory for the whole run
-        model = keep_model(run, job, base)
-        if reference:
-            keep_model(run, job, reference, "reference")
-        keep_reward_models(run, job, rewards)
+        model = _keep_models(run, job, base, reference, rewards)
         if (decided := len(run.ledger.state.promotions)) > job.rounds:
             say(f"rounds    {decided} are decided, and {job.rounds} wanted: nothing is left to do, and all are kept")
         with crew as workers, _interruption(run, received):
             workers.report_to(say, followers.meters, run.path(f"logs/e{run.epoch}"), board)
             _settle(workers, run, model)
             loop(job, run, workers, problems, model, say, sources)
+
+
+def _keep_models(
+    run: Run, job: Job, base: NamedModel, reference: NamedModel | None, rewards: Mapping[str, NamedModel]
+) -> str:
+    """Keep what of a run's models it has to; returns the base model's folder."""
+    model = keep_model(run, job, base)
+    if reference:
+        keep_model(run, job, reference, "reference")
+    keep_reward_models(run, job, rewards)
+    return model
 
 
 def _tell_models(say: Say, job: Job, base: NamedModel, others: Mapping[str, NamedModel | None]) -> None:
