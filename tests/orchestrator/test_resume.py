@@ -213,7 +213,7 @@ def test_a_copy_of_a_run_goes_on_where_what_it_came_from_is_closed_to_us() -> No
         try:
             with without_rights():
                 fork(ours / "run", ours / "new", ["loss.beta=0.2"])
-                with pytest.raises(BadInput, match=rf"nothing at {theirs}/seed \(Permission denied\).*model=FOLDER"):
+                with pytest.raises(BadInput, match=rf"nothing at {theirs}/seed \(Permission denied: .*model=FOLDER"):
                     go(resumed(ours / "run", ["rounds=2"], trust))
                 go(resumed(ours / "run", moved, trust))
         finally:
