@@ -22,6 +22,7 @@ from orchestrator.ledger.columns import require_columns, require_masks
 from orchestrator.ledger.kinds import EndState, Kind
 from orchestrator.ledger.ledger import Artifact, Commit, Ledger, Offer
 from orchestrator.ledger.sharded import ShardedStep, epoch_of
+from orchestrator.ledger.taken import left_offers
 from orchestrator.ledger.uses import FileCheck, using
 from orchestrator.records.progress import UNWATCHED, Watch
 
@@ -77,7 +78,7 @@ class Run:
             self.ledger.cache()
         # Said first: a driver that was overtaken leaves the offers to its successor.
         if state == "finished" and goal is None:
-            for path in self.left_offers():
+            for path in left_offers(self.root, self.ledger.state):
                 self.remove(path)
 
     def path(self, name: str) -> Path:
@@ -214,11 +215,6 @@ class Run:
     def take(self, offer: Offer) -> None:
         """Commit a step that another run has done."""
         self._commit(offer.step, offer.fingerprint, offer.artifacts, offer.facts, offer.discarded, offer.recipe)
-
-    def left_offers(self) -> list[Path]:
-        """Files and folders of offers that were not taken."""
-        paths = (self.root / a.hidden for offer in self.ledger.state.offers.values() for a in offer.artifacts)
-        return [path for path in paths if os.path.lexists(path)]
 
     def sharded(
         self,

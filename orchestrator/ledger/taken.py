@@ -6,6 +6,7 @@ them here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def _is_taken(state: State, shard: ShardCommit) -> bool:
     """The hidden name tells an offer's files from the same ones made again."""
     offer = state.offers.get((shard.step, shard.index))
     return offer is not None and offer.artifacts == (shard.artifact,)
+
+
+def left_offers(root: Path, state: State) -> list[Path]:
+    """Files and folders in the run `root` that another one offers and that were not taken."""
+    paths = (root / artifact.hidden for offer in state.offers.values() for artifact in offer.artifacts)
+    return [path for path in paths if os.path.lexists(path)]
 
 
 def parent(state: State) -> str | None:

@@ -54,6 +54,7 @@ from orchestrator.files.inside import open_to_write, run_around
 from orchestrator.inputs.problem_set import ProblemSet
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
+from orchestrator.ledger.taken import left_offers
 from orchestrator.reports.status import run_state
 from orchestrator.rounds.context import Say
 from orchestrator.text import shown
@@ -256,13 +257,14 @@ def _unsaid(_: str) -> None:
 
 
 def _is_done(plan: Plan, planned: PlannedRun) -> bool:
-    """Whether a run has ended for good: finished with as many rounds as it should have, or stopped by the gate."""
+    """Whether a run has ended for good: finished with as many rounds as it should have, or stopped by the gate. One
+    that was killed as it tidied up, after it had said so, ends once more."""
     root = plan.folder / planned.name
     if not (root / "ledger").is_dir():
         return False
     state = Ledger(root / "ledger").state
     if state.finished:
-        return bool(state.configs[-1]["job"]["rounds"] >= planned.file.job.rounds)
+        return bool(state.configs[-1]["job"]["rounds"] >= planned.file.job.rounds) and not left_offers(root, state)
     return run_state(root, state) == "stopped"
 
 

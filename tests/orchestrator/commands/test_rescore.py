@@ -19,6 +19,7 @@ from orchestrator.config import Tracking
 from orchestrator.errors import BadInput, Damaged, Interrupted
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
+from orchestrator.ledger.taken import left_offers
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import status
 from orchestrator.rounds.round import NoPairs
@@ -245,7 +246,7 @@ def test_what_it_was_offered_stays_for_the_rounds_to_come(tmp_path: Path) -> Non
     run_job(tmp_path / "new/job.yaml", workers)
     assert workers.calls["train"] == workers.calls["generate"] == 0
     run = Run(tmp_path / "new")
-    assert run.ledger.state.finished and not run.left_offers()
+    assert run.ledger.state.finished and not left_offers(run.root, run.ledger.state)
 
 
 @pytest.mark.parametrize("goal", ["rounds/01/train", None])
