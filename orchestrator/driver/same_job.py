@@ -17,7 +17,7 @@ from orchestrator.inputs.preferences import Find, identity_of
 from orchestrator.inputs.problem_set import digest_of_problems
 from orchestrator.ledger import recipes
 from orchestrator.ledger.run import Run
-from orchestrator.models.named import NamedModel, model_digest
+from orchestrator.models.named import NamedModel, added_file, model_digest
 from orchestrator.records.rows import Problem
 from orchestrator.reports.journal import JOURNAL
 from orchestrator.reports.progress.model import PROGRESS_FILE
@@ -90,6 +90,10 @@ def check_same_model(run: Run, base: NamedModel) -> None:
     if "model_digest" not in recorded or not (state.commits or state.shards):
         return
     if recorded["model_digest"] != model_digest(str(base.folder)):
+        if added := added_file(str(base.folder), recorded["model_digest"]):
+            raise BadInput(
+                f"model: {base} is not as it was when {root} was started: {added} has come since. Take it out of there."
+            )
         raise BadInput(
             f"model: {base} is not the model that {root} was started with, in {recorded['model']}. Name that one, or "
             f"go on in another run, which keeps what it does not touch (`ratchet fork {root} NEWRUN model=...`)."

@@ -126,6 +126,12 @@ def model_digest(path: str) -> str:
     return digest_of(_hashes(path))
 
 
+def added_file(path: str, digest: str) -> str | None:
+    """The one file of a model folder without which the folder has this fingerprint, if there is one: a README, say."""
+    found = _hashes(path)
+    return next((name for name in found if digest_of({k: v for k, v in found.items() if k != name}) == digest), None)
+
+
 def model_used(path: str) -> UsedFiles:
     """A model folder outside the run, as an input."""
     found = _hashes(path)

@@ -309,6 +309,15 @@ def test_a_model_that_was_changed_in_its_place_is_told_before_the_run_goes_on(ha
     assert len(Ledger(half / "ledger").records) == before
 
 
+def test_a_file_that_was_added_to_a_model_is_named(half: Path, tmp_path: Path) -> None:
+    (added := tmp_path / "project/jobs/seed/NOTES.md").write_text("a fine model")
+    job = load_job(tmp_path / "project/jobs/tiny.yaml", ["loss.beta=0.2", "generate.temperature=0.9"])
+    with pytest.raises(BadInput, match=r"model: .*seed is not as it was when .*: NOTES.md has come since"):
+        go(job)
+    added.unlink()
+    go(job)
+
+
 def test_validate_and_doctor_know_the_copy_too(half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ratchet("validate", half / "job.yaml") == 0
     assert f"run       {half}, which exists and would be resumed" in capsys.readouterr().out
