@@ -18,7 +18,7 @@ HISTORY = ("CHANGELOG.md", "test-results.md")
 """They tell of files that were."""
 DOCUMENTS = [
     *(file for file in (*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")) if file.name not in HISTORY),
-    *(PROJECT / "jobs").glob("*/README.md"),
+    *(PROJECT / "jobs").rglob("README.md"),
     *(PROJECT / "deploy").rglob("README.md"),
     PROJECT / "benchmarks/README.md",
 ]
@@ -170,3 +170,8 @@ def test_the_settings_that_a_document_shows_are_taken(said: dict[str, Any], tmp_
 
 def test_a_document_s_settings_are_found() -> None:
     assert len(settings_shown()) >= 8
+
+
+def test_every_job_file_stands_in_their_list() -> None:
+    listed = re.findall(r"\]\(([\w.-]+\.yaml)\)", (PROJECT / "jobs/README.md").read_text())
+    assert sorted(listed) == sorted(file.name for file in (PROJECT / "jobs").glob("*.yaml"))
