@@ -22,6 +22,7 @@ from typing import Any
 from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.files.rights import reason
+from orchestrator.records import model_folder
 from orchestrator.records.model_folder import leads_out
 from orchestrator.records.rewards import RewardKind
 
@@ -122,19 +123,15 @@ def tensors(folder: Path, where: str) -> Shapes:
 
 
 def weight_files(folder: Path, where: str) -> list[Path]:
-    """The files with the weights: those the index names, where there is one.
+    """As `model_folder.weight_files`.
 
     Raises:
         BadInput: the index is damaged, or names a file that is not there.
     """
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        whole = folder / "model.safetensors"
-        return [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
-    names = read_object(index, where).get("weight_map")
-    if not isinstance(names, dict):
+    index = folder / model_folder.INDEX
+    if index.exists() and not isinstance(read_object(index, where).get("weight_map"), dict):
         raise BadInput(f"{where}: {index}: no `weight_map`; download the model again")
-    files = [folder / Path(name).name for name in sorted(set(map(str, names.values())))]
+    files = model_folder.weight_files(folder)
     if missing := [file.name for file in files if not file.is_file()]:
         raise BadInput(f"{where}: {folder} lacks {', '.join(missing)}, which its index names; download the model again")
     return files

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.config import Generate
+from orchestrator.records.model_folder import weight_files
 
 BYTES_A_SECOND = 50e6
 """Of a slow folder that several nodes read from at once."""
@@ -15,7 +16,7 @@ START_SECONDS = 1800.0
 
 def weight_bytes(model: str | Path) -> int:
     """Bytes of the weights in a model's folder; 0 where there are none."""
-    return sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    return sum(file.stat().st_size for file in weight_files(Path(model)) if file.exists())
 
 
 def reading_seconds(model: str | Path) -> float:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATES = "additional_chat_templates"
+INDEX = "model.safetensors.index.json"
 _LARGEST = 512 * 2**20  # bytes
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 _NOT_OPENED = re.compile(
@@ -48,10 +49,21 @@ def link_folder(folder: Path, target: Path) -> None:
             os.link(path, target / path.name, follow_symlinks=False)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's weights, by name: those that the index names, or `model.safetensors`, or whatever
+    *.safetensors there are. Others beside them are no part of the model, such as a copy in Mistral's own layout
+    (consolidated*.safetensors). One that the index names need not be there."""
+    names = _object(folder / INDEX).get("weight_map")
+    if isinstance(names, dict) and names:
+        return [folder / Path(name).name for name in sorted({str(name) for name in names.values()})]
+    whole = folder / "model.safetensors"
+    return [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
+
+
 def leads_out(folder: Path) -> Iterator[str]:
     """What of a model folder is loaded from files that are not the model's, a line each: file, key, value and cure.
     Files that hold no JSON object are passed over, for others to refuse."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     weights = _object(index).get("weight_map")
     for name in sorted({str(name) for name in weights.values()}) if isinstance(weights, dict) else ():
         if not _is_own(name):

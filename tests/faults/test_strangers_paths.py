@@ -298,7 +298,7 @@ MAY = {
     "workers/judge/cache.py": "an answer's temporary file",
     "workers/training/export.py": "weights in the hidden output of this attempt",
     "workers/generation/shard.py": "the samples so far, beside the hidden output",
-    "workers/generation/one_path.py": "a private folder with the link to what an engine loads, outside of any run",
+    "workers/generation/one_path.py": "a private folder with links to what an engine loads, outside of any run",
     "workers/training/publishing.py": "exports in the folder of states, which the driver has looked at",
     "workers/training/states.py": "saved states, the same",
 }

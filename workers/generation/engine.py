@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from orchestrator.config import Generate
+from orchestrator.records.model_folder import weight_files
 from orchestrator.records.rows import SamplingPlan, Shard
 
 
@@ -160,10 +161,13 @@ class BesidesWeights:
         """Another model's folder has the same.
 
         Raises:
-            OtherModel: it has not, or has no weights; the message names the file.
+            OtherModel: it has not, or has no weights, or others beside them; the message names the file.
         """
-        if not any(Path(model).glob("*.safetensors")):
+        found = sorted(Path(model).glob("*.safetensors"))
+        if not found:
             raise OtherModel(f"{model}: no weights (*.safetensors) are there")
+        if others := set(found) - set(weight_files(Path(model))):  # an engine would load these, too
+            raise OtherModel(f"{min(others)}: stands beside the model's weights, so that takes a new engine")
         theirs = _settings(Path(model))
         for name in sorted(self._said.keys() | theirs.keys()):
             if self._said.get(name) != theirs.get(name):

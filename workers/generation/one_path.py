@@ -3,7 +3,9 @@ every checkpoint has another.
 
 The path is relative, and each process has a folder of its own behind it: two engines, of one host or of many, can load
 different checkpoints at one moment and never meet, as at a link of the run's they could. The folder is this user's
-alone, holds one link, and is there only while the engine loads.
+alone, and there only while the engine loads. It holds links to what stands in the model's folder, without weights that
+are not the model's: an engine would load whatever *.safetensors there are, or take a copy of the model in Mistral's own
+layout (params.json, consolidated*.safetensors) before the one that is trained.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from orchestrator.records.model_folder import weight_files
 
 PATH = "./served-model"
 """Given to the engine. It names no model of the Hub, should nothing be there."""
@@ -34,13 +38,21 @@ def one_path(model: str) -> Iterator[Path]:
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # goes with the process, however it ends
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        os.symlink(target, os.path.join(folder, PATH))
+        _link(Path(target), Path(folder, PATH))
         os.chdir(folder)
         yield before
     finally:
         os.chdir(before)
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _link(model: Path, target: Path) -> None:
+    target.mkdir()
+    weights = weight_files(model)
+    for file in model.iterdir():
+        if file.suffix != ".safetensors" or file in weights:
+            (target / file.name).symlink_to(file)
 
 
 def anchored(value: Any, folder: Path) -> Any:
@@ -64,7 +76,7 @@ def _remove_leftovers() -> None:
                 old = os.listdir(folder)  # one that was just made is empty, and not locked yet
                 if os.fstat(folder).st_uid == os.geteuid() and old:
                     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(PATH, dir_fd=folder)
+                    shutil.rmtree(PATH, dir_fd=folder)
                     os.rmdir(os.path.join(place, name))
             finally:
                 os.close(folder)

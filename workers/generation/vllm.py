@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.config import Generate, engines
 from orchestrator.config.sampling import OWN
+from orchestrator.records.model_folder import weight_files
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers import cuda
 from workers.generation.engine import BesidesWeights, EngineKind, NoDeviceMemory, RequestRefused, Scored
@@ -284,7 +285,7 @@ def _own_dtype(model: str) -> str | None:
 def _dtype_of_weights(model: str) -> str | None:
     from safetensors import safe_open
 
-    for file in sorted(Path(model).glob("*.safetensors")):
+    for file in weight_files(Path(model)):
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - a safetensors file is no mapping
                 return _WEIGHT_TYPES.get(weights.get_slice(name).get_dtype())

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from orchestrator.records.model_folder import weight_files
 from workers.files import sync
 
 SHARD_BYTES = 4 * 10**9
@@ -35,7 +36,7 @@ class ExportError(RuntimeError):
 def weight_names(folder: str | Path) -> set[str]:
     """Names of all tensors in a folder's safetensors files."""
     names: set[str] = set()
-    for file in sorted(Path(folder).glob("*.safetensors")):
+    for file in weight_files(Path(folder)):
         with safe_open(file, framework="pt") as weights:
             names.update(weights.keys())
     return names
@@ -47,7 +48,7 @@ def folder_dtype(folder: str | Path) -> torch.dtype:
     named = config.get("dtype") or config.get("torch_dtype")
     if named in DTYPES:
         return DTYPES[named]
-    for file in sorted(Path(folder).glob("*.safetensors")):
+    for file in weight_files(Path(folder)):
         with safe_open(file, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 - a safetensors file is no mapping
                 return weights.get_tensor(name).dtype

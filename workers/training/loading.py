@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from orchestrator.records.model_folder import weight_files
 from workers.numerics.logprobs import disable_dropout
 
 Beat = Callable[[], None]
@@ -33,7 +34,7 @@ class Weights:
         self._files: dict[str, Path] = {}
         self._held: dict[str, Tensor] = {}
         self.shapes: dict[str, list[int]] = {}
-        for file in sorted(Path(folder).glob("*.safetensors")):
+        for file in weight_files(Path(folder)):
             with safe_open(file, framework="pt") as found:
                 for name in found.keys():  # noqa: SIM118 - a safetensors file is no mapping
                     self._files[name], self.shapes[name] = file, found.get_slice(name).get_shape()

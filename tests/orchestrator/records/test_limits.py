@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from orchestrator.config import Generate
 from orchestrator.config.load import load_job
 from orchestrator.driver.start_checks import limits_of
 from orchestrator.records.limits import start_limit
+from orchestrator.records.model_folder import INDEX
 from tests.support.placements import ForEngines
 from tests.support.stand_in_engine import STAND_IN
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -23,6 +25,8 @@ def grown(folder: Path, gigabytes: float) -> Path:
     for number in range(2):
         (folder / f"more-{number}.safetensors").touch()
         os.truncate(folder / f"more-{number}.safetensors", int(gigabytes * 5e8))
+    names = sorted(file.name for file in folder.glob("*.safetensors"))
+    (folder / INDEX).write_text(json.dumps({"weight_map": {name: name for name in names}}))
     return folder
 
 

@@ -276,7 +276,7 @@ def test_what_is_asked_for_while_weights_are_loaded_is_answered_with_one_of_the_
 
 def test_a_folder_that_differs_in_more_than_weights_is_refused(case: Case, tmp_path: Path) -> None:
     scores = scored(case)
-    for number, harm in enumerate((_another_config, _no_weights)):
+    for number, harm in enumerate((_another_config, _no_weights, _another_layout)):
         folder = tmp_path / str(number)
         shutil.copytree(case.other, folder)
         harm(folder)
@@ -292,6 +292,10 @@ def _another_config(folder: Path) -> None:
 
 def _no_weights(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
+
+
+def _another_layout(folder: Path) -> None:
+    shutil.copyfile(folder / WEIGHTS, folder / "consolidated.safetensors")
 
 
 @pytest.mark.parametrize("engine", [VllmEngine, StandInEngine])

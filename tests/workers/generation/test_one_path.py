@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.records.model_folder import INDEX
 from workers.generation.one_path import PATH, anchored, one_path
 
 HOLD = """
@@ -87,3 +89,17 @@ def test_relative_paths_of_the_user_lead_to_where_they_did(tmp_path: Path) -> No
     assert now == {"dtype": "auto", "speculative_config": {"model": f"{tmp_path}/draft"}} | {
         "list": [f"{tmp_path}/draft/name", "org/name", 3, None]
     }
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_an_engine_is_shown_the_weights_that_are_trained_alone(tmp_path: Path, index: bool) -> None:
+    """Mistral's own layout beside that of Hugging Face, as Mistral publishes its models."""
+    folder = Path(model(tmp_path, "both"))
+    weights = ["model-1-of-2.safetensors", "model-2-of-2.safetensors"] if index else ["model.safetensors"]
+    for name in (*weights, "consolidated.safetensors", "params.json", "config.json"):
+        (folder / name).touch()
+    if index:
+        (folder / INDEX).write_text(json.dumps({"weight_map": {name[:7]: name for name in weights}}))
+    with one_path(str(folder)):
+        shown = set(os.listdir(PATH))
+    assert shown == set(os.listdir(folder)) - {"consolidated.safetensors"}
