@@ -92,7 +92,7 @@ def fork(
 
     with signals():
         made = make(run_named(run), whole(new_run), overrides or [], from_round, tell=telling(trust))
-    for fit in ("taken", "anew", "perhaps"):
+    for fit in ("taken", "anew", "perhaps", "later"):
         offered = [step for step in made.offered if made.fit[step] == fit]
         for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
             shards = {step: f" ({many(made.offered[step], 'shard')})" if made.offered[step] else "" for step in steps}
@@ -106,6 +106,8 @@ def fork(
         echo(f"not here  {step}: another version of the graders, or a judge that no record names, decided it")
     if "perhaps" in made.fit.values():
         echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
+    if "later" in made.fit.values():
+        echo("later means: of rounds that the new run does not have; it waits for a resume with more, `rounds=N`")
     echo(f"go on     {command(new_run)}{'' if made.trusted else ' --trust, which shows what needs trust'}")
 
 

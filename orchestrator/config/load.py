@@ -210,6 +210,8 @@ def _parsed(override: str) -> tuple[tuple[str, ...], Any]:
     return key, value
 
 
+_NAMED = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)(?=[`:])")
+"""A key in a message, or with a value behind it."""
 _Line = tuple[tuple[int, int, int], str]
 """A line of an error, with its place in the order in which errors are told."""
 
@@ -246,16 +248,30 @@ def _explain(
     lines: dict[Key, _Line] = {}
     for problem in error.errors(include_url=False):
         key, value = _key_of(problem, document)
-        # What is missing has no place of its own: that of its section is the nearest. What an override has put
-        # around its own key came with it.
-        around = (key[:n] for n in range(len(key), 0, -1))
-        within = (k for k, origin in origins.items() if k[: len(key)] == key and origin.order[0] == 1)
-        found = key if key in origins else next((k for k in (*within, *around) if k in origins), None)
+        found = _blamed(problem, key, origins)
         origin = origins[found] if found else Origin(str(path), (2, 0, 0))
         name = "" if found == key and origin.order[0] == 1 else f"{dotted(key)}: "
         lines[key] = (origin.order, f"{origin.place}: {name}{_cure(problem, key, value)}")
     # Where one branch of a union saw deeper than another, its word is the better one.
     return [line for key, line in lines.items() if not any(k != key and k[: len(key)] == key for k in lines)]
+
+
+def _blamed(problem: Any, key: Key, origins: Mapping[Key, Origin]) -> Key | None:
+    """The key of `origins` that a problem at `key` is told of; None where it is of the job as a whole."""
+    overridden = [k for k, origin in origins.items() if origin.order[0] == 1]
+    if problem["type"] == "value_error" and key not in overridden:  # of keys that do not go together, which it names
+        named = [tuple(name.split(".")) for name in _NAMED.findall(problem["msg"])]
+        named = [full for name in named for full in ((*key, *name), name)]
+        for near in (lambda k, n: k == n[: len(k)], lambda k, n: n == k[: len(n)]):
+            if found := next((k for n in named for k in overridden if near(k, n)), None):
+                return found
+        overridden = [] if named or not key else overridden
+    if key in origins:
+        return key
+    # What is missing has no place of its own: that of its section is the nearest. What an override has put around
+    # its own key came with it.
+    around = (key[:n] for n in range(len(key), 0, -1))
+    return next((k for k in (*(k for k in overridden if k[: len(key)] == key), *around) if k in origins), None)
 
 
 def _key_of(problem: Any, document: Mapping[str, Any]) -> tuple[Key, Any]:

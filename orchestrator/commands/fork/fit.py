@@ -14,9 +14,9 @@ from orchestrator.ledger.ledger import State
 from orchestrator.records.shards import SHARDS
 from orchestrator.reports.rounds import round_and_phase
 
-Fit = Literal["taken", "anew", "perhaps"]
+Fit = Literal["taken", "anew", "perhaps", "later"]
 """It will be taken over; it cannot be, since its own inputs are others; it will be if what it is made from, which is
-made anew, comes out as it was."""
+made anew, comes out as it was; it is of a round that the fork does not have, and waits until it is given more."""
 
 _EVALUATIONS = frozenset({"evaluation", "selection", "repeated"})
 _TRAININGS = frozenset({"train", "retrain"})
@@ -83,6 +83,8 @@ def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept:
         plain = (step == f"rounds/{number:02d}/prompts" and not drawn) or step.startswith("baseline/")
         if step in kept:
             fit_by_step[step] = "taken"
+        elif number > after.rounds:
+            fit_by_step[step] = "later"
         elif any(_is_input(key, step, after) for key in touching):
             fit_by_step[step] = "anew"
         elif any(_may_touch(key, step) for key in touching) or not (certain or plain):

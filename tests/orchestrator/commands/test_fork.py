@@ -392,3 +392,22 @@ def test_the_command_and_the_hint_that_leads_to_it(
     assert ratchet("fork", tmp_path / "child", tmp_path / "grandchild") == 0, "of one that has made nothing yet"
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"nothing   is taken over: {tmp_path / 'child'} has committed no step that could be"
+
+
+def test_rounds_that_the_new_run_does_not_have_wait_for_a_resume_with_more(
+    parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child = tmp_path / "child"
+    assert ratchet("fork", parent, child, "rounds=1") == 0
+    said = capsys.readouterr().out.splitlines()
+    later = [line for line in said if "rounds/02" in line]
+    assert later and all(line.startswith("later ") for line in later)
+    assert [line for line in said if line.startswith("later means")]
+    assert [line for line in said if line.startswith("taken ") and "rounds/01" in line]
+    run_job(child / "job.yaml", StandIns())
+    assert status(child)["state"] == "finished" and not (child / "rounds/02/samples").exists()
+    run_job(child / "job.yaml", workers := StandIns(), "rounds=2")
+    assert work_of(workers) == NOTHING and inode(parent, ROUND_2) == inode(child, ROUND_2)
+
+
+ROUND_2 = "rounds/02/samples/00000.parquet"
