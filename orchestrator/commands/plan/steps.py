@@ -16,7 +16,7 @@ from orchestrator.ledger.taken import origin, parent
 from orchestrator.reports.status import open_run
 from orchestrator.sources.source import Source
 
-Standing = Literal["done", "part", "taken", "perhaps", "anew", "to do"]
+Standing = Fit | Literal["done", "part", "to do"]
 
 
 @dataclass(frozen=True)

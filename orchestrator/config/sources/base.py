@@ -201,4 +201,5 @@ def same_samples(job: Job) -> Iterator[str]:
     """Rounds in which all samples of a prompt are the same, where pairs are of different ones."""
     for number in rounds_that_differ(job):
         if not any(job.generate.temperature_mix or [at_round(job.generate.temperature, number)]):
-            yield f"the temperature is 0 in round {number}: all samples of a prompt are then the same, and make no pair"
+            key = "generate.temperature_mix" if job.generate.temperature_mix else "generate.temperature"
+            yield f"`{key}` is 0 in round {number}: all samples of a prompt are then the same, and make no pair"

@@ -405,7 +405,7 @@ def test_rounds_that_the_new_run_does_not_have_wait_for_a_resume_with_more(
     assert [line for line in said if line.startswith("later means")]
     assert [line for line in said if line.startswith("taken ") and "rounds/01" in line]
     run_job(child / "job.yaml", StandIns())
-    assert status(child)["state"] == "finished" and not (child / "rounds/02/samples").exists()
+    assert status(child)["state"] == "finished" and not (child / ROUND_2).exists()
     run_job(child / "job.yaml", workers := StandIns(), "rounds=2")
     assert work_of(workers) == NOTHING and inode(parent, ROUND_2) == inode(child, ROUND_2)
 

@@ -170,10 +170,10 @@ def test_a_stage_is_a_round(tmp_path: Path) -> None:
         ({"method": "self_rewarding", "generate": {"samples": 1}}, "`generate.samples` is 1 in round 1"),
         (
             {"generate": {"temperature": 0}},
-            "the temperature is 0 in round 1: all samples of a prompt are then the same",
+            "`generate.temperature` is 0 in round 1: all samples of a prompt are then the same",
         ),
-        ({"generate": {"temperature_mix": [0, 0]}}, "the temperature is 0 in round 1"),
-        ({"method": "step_dpo", "generate": {"temperature": 0}}, "the temperature is 0 in round 1"),
+        ({"generate": {"temperature_mix": [0, 0]}}, "`generate.temperature_mix` is 0 in round 1"),
+        ({"method": "step_dpo", "generate": {"temperature": 0}}, "`generate.temperature` is 0 in round 1"),
         (
             {"generate": {"temperature": [1, 0.9], "adapt_temperature": {}}},
             "decides the temperature of every round but the first, and `temperature` lists them",
