@@ -107,7 +107,7 @@ def fork(
     if "perhaps" in made.fit.values():
         echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
     if "later" in made.fit.values():
-        echo("later means: of rounds that the new run does not have; it waits for a resume with more, `rounds=N`")
+        echo("later means: of rounds beyond; taken over only if the run is given more, rounds=N, before it is finished")
     echo(f"go on     {command(new_run)}{'' if made.trusted else ' --trust, which shows what needs trust'}")
 
 

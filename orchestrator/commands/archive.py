@@ -76,4 +76,4 @@ def _given(run_dir: Path, state: State, address: str | None) -> str:
     try:
         return archive_address(address)
     except ValueError as error:
-        raise BadInput(f"{without_password(address)!r}: {error}") from error
+        raise BadInput(f"archive: {error} (it is {without_password(address)!r})") from error

@@ -12,7 +12,8 @@ _NOT_KEPT = {
     "http": "cannot be written to",
     "https": "cannot be written to",
     "data": "is no place",
-}
+} | dict.fromkeys(("zip", "tar", "libarchive"), "is inside of one file")
+_CURE = "name a folder, /DISK/{name}, or one in an object store, s3://BUCKET/{name}"
 _FILLED = ("name", "seed")
 
 
@@ -34,13 +35,16 @@ def archive_address(address: str) -> str:
     if not address.strip() or not address.isprintable() or "::" in address:
         raise ValueError("must be an address such as s3://BUCKET/runs/{name}, or a path")
     if scheme in _NOT_KEPT:
-        raise ValueError(f"an archive cannot be there, since what is at {scheme}:// {_NOT_KEPT[scheme]}")
+        raise ValueError(f"an archive cannot be there, since what is at {scheme}:// {_NOT_KEPT[scheme]}: {_CURE}")
     if scheme == "file" and not rest.startswith(("/", "~")):
         raise ValueError("must be an address such as s3://BUCKET/runs/{name}, or a path from the root on: /DISK/{name}")
     if scheme != "file" and re.search(r"[?#\\]", rest):
         raise ValueError("an archive's address has no `?`, `#` or `\\` in it: options are set in the environment")
     if not rest.strip("/") or ".." in rest.split("/"):
         raise ValueError("an archive's address names a place, without `..`")
+    if left := re.search(r"\{[^{}]*\}|[{}]", filled_address(address, "", 0)):
+        known = " and ".join(f"`{{{key}}}`" for key in _FILLED)
+        raise ValueError(f"`{left[0]}` is no placeholder of an archive's address: use {known}, or take it out")
     return address
 
 

@@ -262,9 +262,9 @@ def _blamed(problem: Any, key: Key, origins: Mapping[Key, Origin]) -> Key | None
     if problem["type"] == "value_error" and key not in overridden:  # of keys that do not go together, which it names
         named = [tuple(name.split(".")) for name in _NAMED.findall(problem["msg"])]
         named = [full for name in named for full in ((*key, *name), name)]
-        for near in (lambda k, n: k == n[: len(k)], lambda k, n: n == k[: len(n)]):
-            if found := next((k for n in named for k in overridden if near(k, n)), None):
-                return found
+        matches = [(len(k) > len(n), k) for n in named for k in overridden if k[: len(n)] == n[: len(k)]]
+        if matches:  # the key itself, or its section, before one that is only within a section that is named
+            return min(matches, key=lambda match: match[0])[1]
         overridden = [] if named or not key else overridden
     if key in origins:
         return key

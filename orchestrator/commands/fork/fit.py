@@ -16,7 +16,7 @@ from orchestrator.reports.rounds import round_and_phase
 
 Fit = Literal["taken", "anew", "perhaps", "later"]
 """It will be taken over; it cannot be, since its own inputs are others; it will be if what it is made from, which is
-made anew, comes out as it was; it is of a round that the fork does not have, and waits until it is given more."""
+made anew, comes out as it was; it is of a round beyond the fork's, which may be given more before it is finished."""
 
 _EVALUATIONS = frozenset({"evaluation", "selection", "repeated"})
 _TRAININGS = frozenset({"train", "retrain"})

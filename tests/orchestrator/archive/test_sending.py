@@ -343,14 +343,20 @@ def test_what_was_discarded_stays_there_and_is_not_sent_later(tmp_path: Path) ->
         ("s3://bucket/a?secret=x", "holds a secret"),
         ("file://relative/a", "from the root on"),
         (" ", "must be an address"),
+        ("zip:///x.zip", "inside of one file: name a folder, /DISK/{name}, or"),
+        ("tar://x.tar", "inside of one file"),
+        ("/DISK/{x}", "`{x}` is no placeholder of an archive's address: use `{name}` and `{seed}`, or"),
+        ("s3://bucket/{name}/{", "`{` is no placeholder"),
     ],
 )
 def test_what_is_no_address_of_an_archive(tmp_path: Path, address: str, said: str) -> None:
     with pytest.raises(BadInput, match=said) as refused:
         load_job(make_project(tmp_path), [f"archive={json.dumps(address)}"])
     assert "secret@" not in str(refused.value)
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput, match=said) as by_hand:
         archive(two_rounds(tmp_path / "run").root, address)
+    assert "secret@" not in str(by_hand.value)
+    assert "archive: " in str(by_hand.value) or "this address holds" in str(by_hand.value)
 
 
 def test_an_address_is_filled_in(tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ def test_the_command_and_the_hint_that_leads_to_it(
     assert said[0] == f"nothing   is taken over: {tmp_path / 'child'} has committed no step that could be"
 
 
-def test_rounds_that_the_new_run_does_not_have_wait_for_a_resume_with_more(
+def test_rounds_that_the_new_run_does_not_have_are_taken_only_if_it_is_given_more(
     parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     child = tmp_path / "child"
@@ -404,8 +404,9 @@ def test_rounds_that_the_new_run_does_not_have_wait_for_a_resume_with_more(
     assert later and all(line.startswith("later ") for line in later)
     assert [line for line in said if line.startswith("later means")]
     assert [line for line in said if line.startswith("taken ") and "rounds/01" in line]
-    run_job(child / "job.yaml", StandIns())
-    assert status(child)["state"] == "finished" and not (child / ROUND_2).exists()
+    assert fork(parent, tmp_path / "finished", ["rounds=1"]).fit["rounds/02/samples"] == "later"
+    run_job(tmp_path / "finished/job.yaml", StandIns())
+    assert not list((tmp_path / "finished").rglob("*-offered")) and not (tmp_path / "finished" / ROUND_2).exists()
     run_job(child / "job.yaml", workers := StandIns(), "rounds=2")
     assert work_of(workers) == NOTHING and inode(parent, ROUND_2) == inode(child, ROUND_2)
 

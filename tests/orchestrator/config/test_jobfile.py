@@ -153,7 +153,7 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("", ["seed=3", "loss.dpo=0", "loss.nll=0"], "override 'loss.dpo=0': job: `loss.dpo` and `loss.nll` are both"),
         ("", ["seed=3", "generate.temperature=0"], "override 'generate.temperature=0': job: `generate.temperature`"),
         ("generate: {samples: 1}\n", ["seed=3", "generate.temperature=0.5"], "tiny.yaml: job: `generate.samples` is 1"),
-        ("", ["train.precision=fp32", "train.select=best"], "override 'train.select=best': train: `select: best` needs"),
+        ("", ["train.precision=fp32", "train.select=best"], "override 'train.select=best': train: `select: best`"),
         ("", ["rounds=0", "rounds="], "override 'rounds=': must be a whole number of at least 1 (it is null)"),
         ("", ["trian.zero=1"], "override 'trian.zero=1': trian: unknown key; did you mean `train`?"),
         ("", ["rounds=["], "override 'rounds=[': not YAML: expected the node content, but found '<stream end>'"),
