@@ -128,10 +128,11 @@ def weight_files(folder: Path, where: str) -> list[Path]:
     Raises:
         BadInput: the index is damaged, or names a file that is not there.
     """
-    index = folder / model_folder.INDEX
-    if index.exists() and not isinstance(read_object(index, where).get("weight_map"), dict):
+    index, files = folder / model_folder.INDEX, model_folder.weight_files(folder)
+    if not index.exists():
+        return files
+    if not isinstance(read_object(index, where).get("weight_map"), dict):
         raise BadInput(f"{where}: {index}: no `weight_map`; download the model again")
-    files = model_folder.weight_files(folder)
     if missing := [file.name for file in files if not file.is_file()]:
         raise BadInput(f"{where}: {folder} lacks {', '.join(missing)}, which its index names; download the model again")
     return files
