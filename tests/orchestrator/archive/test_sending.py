@@ -367,6 +367,18 @@ def test_an_archive_and_its_run_do_not_lie_in_one_another(tmp_path: Path, place:
         address_of(job, tmp_path / "run")
 
 
+@pytest.mark.parametrize("place", ["rounds/01/archive", "ledger/archive", "{name}"])
+def test_an_archive_lies_in_no_other_run(tmp_path: Path, place: str) -> None:
+    run, other = two_rounds(tmp_path / "run").root, two_rounds(tmp_path / "other").root
+    before = sorted(other.rglob("*"))
+    with pytest.raises(BadInput, match=f"lies in the run {other}"):
+        archive(run, f"{other}/{place}")
+    job = load_job(make_project(tmp_path), [f"archive={other}/{place}"]).job
+    with pytest.raises(BadInput, match=f"lies in the run {other}"):
+        address_of(job, run)
+    assert sorted(other.rglob("*")) == before
+
+
 @pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed here")
 def test_a_missing_package_is_named_before_the_run_starts(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="pip install gcsfs"):
