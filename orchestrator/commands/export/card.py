@@ -15,7 +15,7 @@ from orchestrator.reports.inspection.checkpoints import checkpoint
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import Document
 from orchestrator.reports.tables import round_step
-from orchestrator.text.counts import bracketed
+from orchestrator.text.counts import bracketed, with_replayed
 from orchestrator.text.shown import code, markdown, text
 
 _LOAD = """\
@@ -99,7 +99,7 @@ def model_card(reader: RunReader, number: int) -> ModelCard:
 
 
 _LIBRARY = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-_CAME_FROM = ("round", "started_from", "reference", "pairs", "training", "chosen")
+_CAME_FROM = ("round", "started_from", "reference", "pairs", "replayed", "training", "chosen")
 _KEPT = (*_CAME_FROM, "evaluation", "promoted", "reason", "files")
 _DRAWN = ("temperature", "temperature_mix", "top_p", "top_k", "max_tokens", "stop")
 _PROMPT = ("template", "chat", "system", "date", "examples", "example_separator")
@@ -177,12 +177,11 @@ def _share(figures: Mapping[str, Any] | None) -> str:
 def _rounds(lineage: Sequence[Document]) -> Iterator[str]:
     lines = ["| round | pairs | updates | tokens | the gate |", "|---:|---:|---:|---:|---|"]
     for each in lineage:
-        pairs, trained = each["pairs"] or {}, each["training"] or {}
-        figures = (pairs.get("pairs"), trained.get("steps"), trained.get("tokens"))
-        words = ["" if value is None else f"{value:,}" for value in figures]
+        pairs, replayed, trained = each["pairs"] or {}, each["replayed"] or {}, each["training"] or {}
+        words = ["" if value is None else f"{value:,}" for value in (trained.get("steps"), trained.get("tokens"))]
         if each["chosen"]:
-            words[1] = f"{each['chosen'].get('steps', 0):,} of {words[1]}"
-        counts = " | ".join(words)
+            words[0] = f"{each['chosen'].get('steps', 0):,} of {words[0]}"
+        counts = " | ".join([with_replayed(pairs.get("pairs"), replayed.get("pairs")), *words])
         lines.append(f"| {each['round']} | {counts} | {markdown(each['reason'] or 'not decided')} |")
     yield "\n".join(lines)
 

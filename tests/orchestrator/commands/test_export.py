@@ -17,6 +17,8 @@ from orchestrator.driver.trust import KEYS, OUTSIDE
 from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.ledger.ledger import Commit, Ledger
 from orchestrator.records.parquet import read_table
+from orchestrator.reports.page.figures import figures
+from orchestrator.sources.registry import SOURCES
 from tests.orchestrator.test_cli import ratchet
 from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandIns, make_model, make_project, run_job
@@ -128,6 +130,22 @@ def test_an_id_of_the_hub_stays(made: Path) -> None:
     assert [each["model"] for each in said["reward"]["models"]] == ["org/model", "file"]
     assert said["steps"]["process"]["model"] == said["generate"]["engine"]["tokenizer"] == "org/model"
     assert said["judge"]["model"] == "accounts/org/models/judge"
+
+
+def test_pairs_of_earlier_rounds_are_told(tmp_path: Path) -> None:
+    """In the card, ratchet.json, report.md and the page."""
+    run_job(make_project(tmp_path, rounds=2), StandIns(), "pairs.replay=1")
+    run = tmp_path / "run"
+    commits = Ledger(run / "ledger").state.commits
+    own, again = (commits[f"rounds/02/{phase}"].facts["pairs"] for phase in ("pairs", "replay"))
+    assert own and again
+    export_model(str(run), tmp_path / "away")
+    said, card = json.loads((tmp_path / "away/ratchet.json").read_text()), (tmp_path / "away/README.md").read_text()
+    told = f"| 2 | {own}, and {again} of earlier rounds | "
+    assert told in card and told in (run / "report.md").read_text()
+    assert [each["replayed"] for each in said["lineage"]] == [None, {"pairs": again, "rounds": 1}]
+    rounds = figures(run, SOURCES, Ledger(run / "ledger"))["rounds"]
+    assert [each["replayed"] for each in rounds[-2:]] == [None, again]
 
 
 def test_a_copy_shares_nothing_with_its_run(made: Path, tmp_path: Path) -> None:
