@@ -263,7 +263,7 @@ def test_the_report_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
 def test_the_report_outlives_its_files(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "sample")
     (run.root / "rounds/01/train/metrics.parquet").unlink()
-    assert "| 1 | 12 | 5,000 |" in write_report(run.root, SOURCES).read_text()
+    assert "| 1 | 7 | 12 | 5,000 |" in write_report(run.root, SOURCES).read_text()
 
 
 def warnings_of(run: SampleRun) -> str:
