@@ -1,9 +1,10 @@
 """A run, sent to its archive: what is there and right is not sent again, and all that is sent is looked at afterwards.
 
 What is at the address is at any time a history that verifies, cut off at a record: first the files that the records
-name, then the records in their order, then `archive.json`, which says up to where it goes. Nothing there is ever
-removed, and no record of another history is written over. How far it came is kept in the run folder (`archiving.json`),
-a cache that can be deleted.
+name, then the records in their order, then `archive.json`, which says up to where it goes. Where rounds were set aside
+and done once more, that is said first: only then may their new files take the names of the old ones. Nothing there is
+ever removed, and no record of another history is written over. How far it came is kept in the run folder
+(`archiving.json`), a cache that can be deleted.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.archive.checksums import Checksums, checksums
 from orchestrator.archive.contents import MARKER, Item, beside, committed, is_top, record_name
@@ -94,7 +96,7 @@ class Sender:
         self.problem = None
         try:
             self._ledger.refresh()
-            if not self._ledger.state.configs or self._drivers.handed_over(self._ledger.records):
+            if not self._ledger.state.configs or self._is_displaced():
                 return True  # nothing to send yet, or the newer driver does
             self._flush(whole)
         except _GivenUp:
@@ -122,20 +124,17 @@ class Sender:
         start = 0 if whole or there is None else min(self._cursor.records, there.records)
         if there is None or whole:
             self._cursor.beside = {}
-        while (missing := self._send_files(store, start)) is not None:
-            if self._turns == _MOST_TURNS:
-                raise Damaged(f"{missing}: committed, but missing")
-            self._turns += 1
-            self._ledger.refresh()
-        self._turns = 0
-        if self._drivers.handed_over(self._ledger.records):
+        for stop in self._turns_back(there):
+            if not self._send_history(store, start, there, stop):
+                return
+            self._mark(store, self._ledger.records[:stop], there.beside if there else {})
+            start = stop
+        if not self._send_history(store, start, there):
             return
         records = self._ledger.records[:]
-        grown = start < len(records)
-        self._send_records(store, start, records, there.records if there else 0)
         changed = self._send_beside(store)
-        if grown or changed or there is None:
-            self._mark(store, records)
+        if start < len(records) or changed or there is None:
+            self._mark(store, records, self._beside())
         self._cursor.records = len(records)
         self._keep()
 
@@ -178,13 +177,47 @@ class Sender:
     def _content(self, number: int) -> bytes:
         return read_regular(self.run_dir / record_name(number), MAX_RECORD)
 
+    # The history
+
+    def _turns_back(self, there: Marker | None) -> list[int]:
+        """Up to where an archive is to have the history before it gets more, one number of records after the other: a
+        round that was set aside and done once more has files of the same names, which `archive.json` must not tell
+        of as they were. A rollback that a later one goes as far back as, or further, needs no such place: none of the
+        files that came after it are sent."""
+        new = [rollback for rollback in self._ledger.state.rollbacks if there and rollback.record >= there.records]
+        return [
+            rollback.record + 1
+            for at, rollback in enumerate(new)
+            if all(later.round > rollback.round for later in new[at + 1 :])
+        ]
+
+    def _send_history(self, store: Store, start: int, there: Marker | None, stop: int | None = None) -> bool:
+        """Send the records from `start` on, up to `stop`, if it is given, and their files before them; False where a
+        newer driver is the one to do so."""
+        rollbacks = len(self._ledger.state.rollbacks)
+        while (missing := self._send_files(store, start, stop)) is not None:
+            if self._turns == _MOST_TURNS:
+                raise Damaged(f"{missing}: committed, but missing")
+            self._turns += 1
+            self._ledger.refresh()
+            if len(self._ledger.state.rollbacks) > rollbacks:
+                raise RatchetError(f"{self.run_dir}: was rolled back meanwhile")
+        self._turns = 0
+        if self._is_displaced():
+            return False
+        self._send_records(store, start, self._ledger.records[:stop], there.records if there else 0)
+        return True
+
+    def _is_displaced(self) -> bool:
+        return self._drivers.handed_over(self._ledger.records)
+
     # Files
 
-    def _send_files(self, store: Store, start: int) -> Path | None:
+    def _send_files(self, store: Store, start: int, stop: int | None) -> Path | None:
         """Send the files of the records from `start` on; one that is not there, where that is so: it was discarded
         meanwhile, or has just got its final name."""
         state, records = self._ledger.state, self._ledger.records
-        for item in committed(self.run_dir, state, records[start:]).values():
+        for item in committed(self.run_dir, state, records[start:stop]).values():
             try:
                 self._ensure(store, item)
             except FileNotFoundError as error:
@@ -280,13 +313,16 @@ class Sender:
                     raise
         return self._cursor.beside != before
 
-    def _mark(self, store: Store, records: list[Record]) -> None:
+    def _beside(self) -> dict[str, dict[str, Any]]:
+        """What was sent of the files that no record names, as an archive tells it."""
+        return {name: {"size": size, "sha256": sha256} for name, (size, _, sha256) in self._cursor.beside.items()}
+
+    def _mark(self, store: Store, records: list[Record], extra: Mapping[str, Mapping[str, Any]]) -> None:
         """Say what is there. A newer driver's word, which says more, is left."""
         there = read_marker(store)
         if there is not None and there.records > len(records):
             return
         contents = (self.run_dir / record_name(record.number) for record in records)
-        extra = {name: {"size": size, "sha256": sha256} for name, (size, _, sha256) in self._cursor.beside.items()}
         marker = Marker(
             name=str(self._ledger.state.configs[-1]["job"]["name"]),
             records=len(records),

@@ -84,7 +84,7 @@ def change(archive: Path, **changes: Any) -> None:
 def test_a_fetched_run_verifies_and_goes_on_as_the_first_would(made: Path, there: Path, tmp_path: Path) -> None:
     found = fetch(f"{there}/", None)
     assert found.root == tmp_path / "home/runs/tiny" and not found.trusted and not found.needed
-    own = ("archiving.json", "progress.json", "metrics.jsonl")
+    own = ("archiving.json", "hashes.cache", "progress.json", "metrics.jsonl")
     here, first = (
         {name: content for name, content in files_of(run).items() if name not in own}
         for run in (found.root, made / "run")
@@ -275,7 +275,8 @@ def test_of_many_that_are_left_out_some_are_named(there: Path, tmp_path: Path) -
     """Somebody else's archive can name any number of files that it has not."""
     change(there, beside={f"judge/{number}": {"size": 1, "sha256": "0" * 64} for number in range(3000)})
     lines = list(fetch(str(there), tmp_path / "run").lines())
-    assert sum(line.startswith("left out  judge/") for line in lines) == 10
+    named = [line for line in lines if line.startswith("left out  judge/")]
+    assert len(named) == 10 and all("copy it from the archive" in line for line in named)
     assert "left out  2,990 more like that" in lines
 
 
