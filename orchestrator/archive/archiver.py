@@ -17,6 +17,7 @@ from orchestrator.config.archive import filled_address, split
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files.named import named_path, real
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.models.files import enclosing_run
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 30.0, 600.0
 STILL_SECONDS = 60.0
@@ -39,7 +40,7 @@ def address_of(job: Job, root: Path) -> str | None:
 
 
 def require_apart(address: str, root: Path) -> None:
-    """Refuse an archive in the run's own folder, or around it.
+    """Refuse an archive in a run's folder, whichever run's it is, or around its own.
 
     Raises:
         BadInput: it is one.
@@ -49,6 +50,10 @@ def require_apart(address: str, root: Path) -> None:
         folder, run = real(named_path(rest, "archive")), real(root)
         if folder.is_relative_to(run) or run.is_relative_to(folder):
             raise BadInput(f"archive: {folder} and the run {run} lie in one another: give a folder elsewhere")
+        if (around := enclosing_run(folder)) is not None:
+            raise BadInput(
+                f"archive: {folder} lies in the run {around}, among files that it counts: give a folder elsewhere"
+            )
 
 
 def command(root: Path) -> str:

@@ -28,7 +28,7 @@ from orchestrator.reports.seconds import own, seconds_section, walls
 from orchestrator.reports.status import halvings, open_run, reason, reference_path, run_state
 from orchestrator.reports.symptoms import symptoms
 from orchestrator.reports.tables import diversity, training_metrics
-from orchestrator.text.counts import bracketed
+from orchestrator.text.counts import bracketed, with_replayed
 from orchestrator.text.shown import code, markdown
 
 
@@ -212,6 +212,7 @@ def _accuracies(every: Sequence[Evidence]) -> list[Column]:
 
 _TRAINING = (
     Column("round", lambda e: str(e.round.number)),
+    Column("pairs", lambda e: with_replayed(e.round.known("pairs", "pairs"), e.round.known("replay", "pairs"))),
     Column("updates", lambda e: fact(e, "train", "steps", ",")),
     Column("tokens", lambda e: fact(e, "train", "tokens", ",")),
     Column("padded", lambda e: fact(e, "train", "padded_tokens", ",")),

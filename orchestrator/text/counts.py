@@ -11,3 +11,10 @@ def many(number: int, one: str, several: str = "") -> str:
 def bracketed(low: float, high: float) -> str:
     """An interval of shares, or of differences of them, in per cent: `[-6.4, 39.8]`."""
     return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def with_replayed(pairs: int | None, replayed: int | None) -> str:
+    """What a round is trained on: its own pairs, `220`, and those of `pairs.replay`, `220, and 120 of earlier rounds`;
+    empty where it has none yet."""
+    own = "" if pairs is None else f"{pairs:,}"
+    return f"{own}, and {replayed:,} of earlier rounds" if replayed else own

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.commands.export.names import Names, last_part
 from orchestrator.config.methods import PRESETS
 from orchestrator.config.sources import kind_of
 from orchestrator.reports.inspection.checkpoints import checkpoint
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import Document
 from orchestrator.reports.tables import round_step
-from orchestrator.text.counts import bracketed
+from orchestrator.text.counts import bracketed, with_replayed
 from orchestrator.text.shown import code, markdown, text
 
 _LOAD = """\
@@ -53,21 +54,20 @@ def model_card(reader: RunReader, number: int) -> ModelCard:
     config = reader.state.configs[-1]
     job: Mapping[str, Any] = config["job"]
     lineage = [checkpoint(reader, each) for each in _lineage(reader, number)]
-    base = _base(reader, config)
+    names = Names(reader.state)
+    base = {"name": names.base, "digest": config.get("model_digest"), **names.origin}
     baseline = reader.state.commits.get("baseline/evaluation")
     made_by = {
         "run": job["name"],
         "run_id": config.get("run_id"),
         "round": number,
         "base_model": base,
-        "lineage": [
-            {key: _names_alone(each[key]) if key == "reference" else each[key] for key in _KEPT} for each in lineage
-        ],
-        "baseline": _names_alone(dict(baseline.facts)) if baseline else None,
+        "lineage": [{key: each[key] for key in _KEPT} | _reference(each, names) for each in lineage],
+        "baseline": names.alone(dict(baseline.facts)) if baseline else None,
         "prompt": {key: job["data"].get(key) for key in _PROMPT},
         "decoding": _decoding(job),
         "versions": config.get("versions"),
-        "job": _published(job),
+        "job": names.published(),
     }
     parts = [
         _front_matter({**_LIBRARY, **_base_on_hub(base), "tags": ["ratchet", job["method"]]}),
@@ -99,9 +99,8 @@ def model_card(reader: RunReader, number: int) -> ModelCard:
 
 
 _LIBRARY = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-_CAME_FROM = ("round", "started_from", "reference", "pairs", "training", "chosen")
+_CAME_FROM = ("round", "started_from", "reference", "pairs", "replayed", "training", "chosen")
 _KEPT = (*_CAME_FROM, "evaluation", "promoted", "reason", "files")
-_OF_A_MACHINE = ("run_dir", "archive", "cluster", "tracking")
 _DRAWN = ("temperature", "temperature_mix", "top_p", "top_k", "max_tokens", "stop")
 _PROMPT = ("template", "chat", "system", "date", "examples", "example_separator")
 
@@ -141,15 +140,9 @@ def _lineage(reader: RunReader, number: int) -> list[int]:
     return found
 
 
-def _base(reader: RunReader, config: Mapping[str, Any]) -> Document:
-    """The base model: `name`, as the job has it, `digest` of its files, and where a kept one is from."""
-    kept = reader.state.commits.get("baseline/model")
-    origin: Document = (
-        {key: _names_alone(kept.facts[key]) for key in ("id", "revision", "run", "round") if key in kept.facts}
-        if kept
-        else {}
-    )
-    return {"name": _last(str(config["job"]["model"])), "digest": config.get("model_digest"), **origin}
+def _reference(each: Document, names: Names) -> Document:
+    """The round of a checkpoint's reference; of a model of its own, the name."""
+    return {"reference": names.reference if isinstance(each["reference"], str) else each["reference"]}
 
 
 def _base_on_hub(base: Document) -> dict[str, Any]:
@@ -184,12 +177,11 @@ def _share(figures: Mapping[str, Any] | None) -> str:
 def _rounds(lineage: Sequence[Document]) -> Iterator[str]:
     lines = ["| round | pairs | updates | tokens | the gate |", "|---:|---:|---:|---:|---|"]
     for each in lineage:
-        pairs, trained = each["pairs"] or {}, each["training"] or {}
-        figures = (pairs.get("pairs"), trained.get("steps"), trained.get("tokens"))
-        words = ["" if value is None else f"{value:,}" for value in figures]
+        pairs, replayed, trained = each["pairs"] or {}, each["replayed"] or {}, each["training"] or {}
+        words = ["" if value is None else f"{value:,}" for value in (trained.get("steps"), trained.get("tokens"))]
         if each["chosen"]:
-            words[1] = f"{each['chosen'].get('steps', 0):,} of {words[1]}"
-        counts = " | ".join(words)
+            words[0] = f"{each['chosen'].get('steps', 0):,} of {words[0]}"
+        counts = " | ".join([with_replayed(pairs.get("pairs"), replayed.get("pairs")), *words])
         lines.append(f"| {each['round']} | {counts} | {markdown(each['reason'] or 'not decided')} |")
     yield "\n".join(lines)
 
@@ -199,12 +191,12 @@ def _data(job: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     lines = []
     for split in ("train", "gate", "test"):
         if source := job["data"].get(split):
-            named = source.get("hub") or str(source.get("path", "")).rpartition("/")[2]
+            named = source.get("hub") or last_part(str(source.get("path", "")))
             part = f", {source['split']}" if source.get("split") else ""
             digest = (config.get("problems") or {}).get(split)
             lines.append(f"- {split}: {code(f'{named}{part}')}" + (f", digest {code(digest)}" if digest else ""))
     for source in (job.get("stages") or {}).get("sources") or ():
-        named = source.get("hub") or str(source.get("path", "")).rpartition("/")[2]
+        named = source.get("hub") or last_part(str(source.get("path", "")))
         lines.append(f"- preference data: {code(named)}")
     yield "\n".join(lines) or "Not recorded."
 
@@ -215,47 +207,6 @@ def _decoding(job: Mapping[str, Any]) -> Document:
     drawn = {key: generate[key] for key in _DRAWN if generate.get(key)}
     longest = (job.get("evaluate") or {}).get("max_tokens") or generate.get("max_tokens")
     return {"training": drawn, "evaluation": {"temperature": 0.0, "max_tokens": longest}}
-
-
-def _published(job: Mapping[str, Any]) -> Document:
-    """What of a job decides, without what says more of somebody's machines than of the model: paths are names."""
-    told = {key: value for key, value in job.items() if key not in _OF_A_MACHINE}
-    sources = {split: _without_folder(job["data"].get(split)) for split in ("train", "gate", "test")}
-    tests = [_without_folder(each) for each in job["data"].get("tests") or ()]
-    told |= {"model": _last(str(job["model"])), "data": {**job["data"], **sources, "tests": tests}}
-    told["generate"] = {**job["generate"], "engine": _names_alone(job["generate"].get("engine"))}
-    told |= {key: _last(job[key]) for key in ("reference",) if isinstance(job.get(key), str)}
-    if steps := job.get("steps"):
-        told["steps"] = {**steps, "verdicts": _names_alone(steps.get("verdicts"))}
-    if job.get("judge"):
-        told["judge"] = {"model": job["judge"].get("model")}
-    if stages := job.get("stages"):
-        told["stages"] = {**stages, "sources": [_without_folder(each) for each in stages.get("sources") or ()]}
-    return told
-
-
-def _without_folder(source: Mapping[str, Any] | None) -> Document | None:
-    return None if source is None else {**source, "path": _last(str(source.get("path") or ""))}
-
-
-def _names_alone(value: Any) -> Any:
-    """A value with each path in it, at any depth, as `_last` has it."""
-    if isinstance(value, str):
-        return _last(value)
-    if isinstance(value, Mapping):
-        return {key: _names_alone(below) for key, below in value.items()}
-    return [_names_alone(below) for below in value] if isinstance(value, list) else value
-
-
-def _last(path: str) -> str:
-    """The last part of an absolute path, and the kind of an address; a relative path, an id of the Hub, or the name of
-    a run, as it is."""
-    if path.startswith("run:"):
-        return f"run:{_last(path.removeprefix('run:'))}"
-    scheme, is_address, _ = path.partition("://")
-    if is_address:
-        return f"{scheme}://..."
-    return path.rstrip("/").rpartition("/")[2] if path.startswith(("/", "~", ".")) else path
 
 
 def _block(said: str) -> str:

@@ -18,6 +18,7 @@ from orchestrator.files.named import real, whole
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import Artifact, Ledger
 from orchestrator.ledger.sharing import Giver, check_sizes
+from orchestrator.models.files import enclosing_run
 from orchestrator.models.other_run import Checkpoint, RunModel, committed_checkpoint, find, place_of, run_model
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.living import settled
@@ -56,7 +57,7 @@ def export_model(run: str, folder: Path) -> Exported:
         Damaged: a record or a file is not what was committed.
     """
     found = find(_named(run), "", [], _NOWHERE)
-    folder = _free(folder, found.root)
+    folder = _free(folder)
     return settled(found.root, lambda ledger: _export_model(run, found, ledger, folder))
 
 
@@ -92,7 +93,7 @@ def _export_pairs(root: Path, ledger: Ledger, number: int | None, folder: Path) 
     numbers = reader.rounds("pairs") if number is None else [reader.require(number, "pairs")]
     if not numbers:
         raise BadInput(f"{root}: no round has pairs yet")
-    folder = _free(folder, root)
+    folder = _free(folder)
     commits = {each: reader.state.commits[round_step(each, "pairs")] for each in numbers}
     artifacts = {each: commit.artifacts[0] for each, commit in commits.items()}
     total = sum(check_sizes(artifact, root / artifact.path, root) for artifact in artifacts.values())
@@ -110,15 +111,13 @@ def _named(run: str) -> RunModel:
     """A run as a command names it, with @roundN behind it or not."""
     name = run.removeprefix("run:")
     folder, at, number = name.rpartition("@")
-    place = run_named(Path(folder if at else name))
-    if place.exists():  # where every command looks for it
-        name = f"{real(place)}{at}{number}" if at else str(real(place))
-    found = run_model(f"run:{name}", "RUN")
+    place = real(run_named(Path(folder if at else name)))  # where every command looks for it
+    found = run_model(f"run:{place}{at}{number}" if at else f"run:{place}", "RUN")
     assert found is not None
     return found
 
 
-def _free(folder: Path, root: Path) -> Path:
+def _free(folder: Path) -> Path:
     """The folder, if it can be made.
 
     Raises:
@@ -127,8 +126,8 @@ def _free(folder: Path, root: Path) -> Path:
     folder = whole(folder).absolute()
     if os.path.lexists(folder) and not (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())):
         raise BadInput(_taken(folder))
-    if real(folder).is_relative_to(real(root)):
-        raise BadInput(f"{folder}: lies in the run {root}, among files that it counts. Choose a folder outside of it.")
+    if (run := enclosing_run(folder)) is not None:
+        raise BadInput(f"{folder}: lies in the run {run}, among files that it counts. Choose a folder outside of it.")
     above = next(place for place in folder.parents if place.exists())
     if not above.is_dir():
         raise BadInput(f"{folder}: {above} is no folder")

@@ -21,6 +21,7 @@ from orchestrator.config.addresses import without_password
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files import durable, unfinished
 from orchestrator.inputs.hub import PATIENCE, is_offline, library, short, within
+from orchestrator.models.files import enclosing_run
 from orchestrator.models.hub import hub_model, status_of
 from orchestrator.text.counts import many
 
@@ -91,8 +92,10 @@ def _hub(where: str) -> Any:
 def _made(export: Callable[[Path], Exported]) -> Iterator[tuple[Exported, Path]]:
     """What is to be sent, in a folder of its own beside the current one, which is removed in the end."""
     above, label = Path.cwd(), "ratchet-push"
-    unfinished.tidy(above, label)
     folder = unfinished.hidden(above, label)
+    if (around := enclosing_run(folder)) is not None:
+        raise BadInput(f"--push makes its files in the current folder, which lies in the run {around}: go to another")
+    unfinished.tidy(above, label)
     try:
         yield export(folder), folder
     finally:

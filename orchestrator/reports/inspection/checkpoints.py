@@ -20,7 +20,8 @@ _EVALUATED = ("problems", "correct", "accuracy", "low", "high")
 def checkpoint(reader: RunReader, number: int) -> Document:
     """A round's checkpoint: `path`, its `files` with size and sha256, and whether they are `there`; `started_from` and
     `reference`, the rounds (0 is the base model) of the models that it was trained from and against; `pairs`,
-    `training` (by which it was made: of two, the second) and `evaluation`, figures; `chosen`, after how many of that
+    `replayed` (pairs of earlier rounds that were trained on again, or null), `training` (by which it was made: of two,
+    the second) and `evaluation`, figures; `chosen`, after how many of that
     training's updates (`steps`) and of how many `candidates`, or null where it is what the training ended with;
     `promoted`, the gate's word (`gate`, a sentence) and the `reason` that its record has; and the `model` at the way's
     beginning.
@@ -49,6 +50,7 @@ def checkpoint(reader: RunReader, number: int) -> Document:
         "started_from": before if job.get("init", "previous") == "previous" else 0,
         "reference": _reference(job, before),
         "pairs": _figures(commits.get(round_step(number, "pairs")), None),
+        "replayed": _figures(commits.get(round_step(number, "replay")), ("pairs", "rounds")),
         "training": _figures(again or commits.get(round_step(number, "train")), _TRAINED),
         "chosen": None if again else _figures(choice, _CHOSEN),
         "evaluation": {

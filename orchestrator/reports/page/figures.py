@@ -122,6 +122,7 @@ def _round(each: Evidence, state: State, took: Mapping[int, float]) -> Document:
         "causes": causes({cause: round_.count("verdicts", cause) for cause in WORDS}),
         "samples": round_.known("samples", "samples"),
         "pairs": round_.known("pairs", "pairs"),
+        "replayed": round_.known("replay", "pairs"),
         "pass_any": each.pass_any,
         "answers": health(each).get("distinct_answers"),
         "tokens": {

@@ -29,7 +29,7 @@ function showRounds(rounds) {
     ["correct", (r) => number(r.verdicts.correct)],
     ["wrong", (r) => number(r.verdicts.wrong)],
     ["ungradable", (r) => number(r.verdicts.ungradable)],
-    ["pairs", (r) => number(r.pairs)],
+    ["pairs", (r) => number(r.pairs) + (r.replayed ? `, and ${number(r.replayed)} of earlier rounds` : "")],
     ["pass@N", (r) => percent(r.pass_any)],
     ["answers a prompt", (r) => number(r.answers, 2)],
   ], rounds));

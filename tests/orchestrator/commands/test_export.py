@@ -6,13 +6,19 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from orchestrator.commands.export.command import export_model, export_pairs
+from orchestrator.commands.export.names import Names
+from orchestrator.driver.trust import KEYS, OUTSIDE
 from orchestrator.errors import BadInput, Damaged, RatchetError
+from orchestrator.ledger.ledger import Commit, Ledger
 from orchestrator.records.parquet import read_table
+from orchestrator.reports.page.figures import figures
+from orchestrator.sources.registry import SOURCES
 from tests.orchestrator.test_cli import ratchet
 from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandIns, make_model, make_project, run_job
@@ -52,27 +58,94 @@ def test_a_checkpoint_and_where_it_is_from(made: Path, tmp_path: Path, capsys: p
     assert (tmp_path / "first/model.safetensors").read_bytes() == first.read_bytes()
 
 
-def test_no_path_of_a_job_is_in_a_card(tmp_path: Path) -> None:
-    """Each setting that can be a path of this machine is one, and the copy has its last part alone."""
-    away, home = tmp_path / "away", tmp_path / "home/me"
-    home.mkdir(parents=True)
-    make_model(home / "reference", 0.3)
-    files = {split: str(home / f"{split}.jsonl") for split in ("train", "gate", "test")}
-    data = files | {"tests": [{"name": "more", "path": str(home / "more.jsonl")}]}
-    engine = {"chat_template": str(home / "template.jinja"), "limits": [{"logs": str(home / "logs")}]}
-    generate = {"samples": 4, "max_tokens": 8, "shard_prompts": 4, "engine": engine}
-    changes = {"model": str(home / "seed"), "reference": str(home / "reference"), "generate": generate}
-    job = make_project(home, rounds=1, data=data, promotion={"rule": "always"}, **changes)
+def a_run_of_paths(folder: Path, home: str) -> Path:
+    """A run whose job names all by paths that begin with `home`, from its own folder on or absolute."""
+    place = folder / home
+    place.mkdir(parents=True)
+    make_project(place)
+    make_model(place / "reference", 0.3)
+    files = {split: f"{home}/{split}.jsonl" for split in ("train", "gate", "test")}
+    data = files | {"tests": [{"name": "more", "path": f"{home}/more.jsonl"}]}
     rows = ({"id": f"more-{n}", "question": f"more {n}?", "answer": str(n)} for n in range(4))
-    (home / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run_job(job, StandIns())
-    export_model(str(home / "run"), away)
-    export_pairs(str(home / "run"), tmp_path / "pairs")
+    (place / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    engine = {"chat_template": f"{home}/train.jsonl", "limits": [{"logs": f"{home}/deep/logs"}]}
+    generate = {"samples": 4, "max_tokens": 8, "shard_prompts": 4, "engine": engine}
+    changes: dict[str, Any] = {"model": f"{home}/seed", "reference": f"{home}/reference", "generate": generate}
+    run_job(make_project(folder, rounds=1, data=data, promotion={"rule": "always"}, **changes), StandIns())
+    return folder / "run"
+
+
+@pytest.mark.parametrize("home", ["{tmp}/secret", "./secret", "secret", "client/secret", "../job/secret"])
+def test_no_path_of_a_job_is_in_a_card(tmp_path: Path, home: str) -> None:
+    """Each setting that can be a path is one, also one that could be an id of the Hub, and the copy has its last part
+    alone."""
+    away = tmp_path / "away"
+    run = a_run_of_paths(tmp_path / "job", home.format(tmp=tmp_path))
+    export_model(str(run), away)
+    export_pairs(str(run), tmp_path / "pairs")
     for card in (away / "ratchet.json", away / "README.md", tmp_path / "pairs/README.md"):
-        assert str(tmp_path) not in card.read_text(), card
-    said = json.loads((away / "ratchet.json").read_text())["job"]
+        assert "secret" not in card.read_text() and str(tmp_path) not in card.read_text(), card
+    said = json.loads((away / "ratchet.json").read_text())
+    assert said["lineage"][0]["reference"] == "reference" and said["base_model"]["name"] == "seed"
+    said = said["job"]
     assert said["data"]["tests"][0]["path"] == "more.jsonl" and said["reference"] == "reference"
-    assert said["generate"]["engine"] == {"chat_template": "template.jinja", "limits": [{"logs": "logs"}]}
+    assert said["generate"]["engine"] == {"chat_template": "train.jsonl", "limits": [{"logs": "logs"}]}
+
+
+def named_by_sections(model: str, file: str) -> dict[str, object]:
+    """Sections of a job, as a run records them, that name models and files."""
+    return {
+        "reward": {"models": [{"model": model}, {"model": file}]},
+        "steps": {"verdicts": file, "process": {"model": model}},
+        "stages": {"sources": [{"path": file}, {"path": "", "hub": "org/pairs"}]},
+        "evaluate": {"harness": {"tasks": ["a/b"], "include_path": file}},
+    }
+
+
+def test_each_path_that_a_job_can_have_is_a_name(made: Path) -> None:
+    """Those of sections that this run does not have, too: as trust knows them."""
+    state = Ledger(made / "ledger").state
+    job = state.configs[-1]["job"]
+    job |= named_by_sections("secret/model", "secret/file") | {"model": "run:secret/other@round2"}
+    said = Names(state).published()
+    assert "secret" not in json.dumps(said) and said["model"] == "run:other@round2"
+    assert said["stages"]["sources"][1]["hub"] == "org/pairs" and said["evaluate"]["harness"]["tasks"] == ["a/b"]
+    tried = {"model", "reference", "data.train.path", "data.gate.path", "data.test.path", "data.tests"}
+    tried |= {"reward.models", "steps.process.model", "steps.verdicts", "stages.sources"}
+    assert tried == {key for key, why in KEYS.items() if why == OUTSIDE}
+
+
+def test_an_id_of_the_hub_stays(made: Path) -> None:
+    """What the run has kept from there; nothing but that tells it from a folder of this name."""
+    state = Ledger(made / "ledger").state
+    job = state.configs[-1]["job"]
+    job |= named_by_sections("org/model", "dir/file") | {"model": "org/model@main", "reference": "org/model"}
+    job["generate"] |= {"engine": {"tokenizer": "org/model"}}
+    job["judge"] = {"model": "accounts/org/models/judge"}
+    kept = ("baseline/model", "baseline/reference", "baseline/reward/1", "baseline/process")
+    state.commits |= {step: Commit(step, "", (), {"id": "org/model", "revision": "c0"}) for step in kept}
+    names = Names(state)
+    said = names.published()
+    assert (names.base, names.reference, names.origin["id"]) == ("org/model@main", "org/model", "org/model")
+    assert [each["model"] for each in said["reward"]["models"]] == ["org/model", "file"]
+    assert said["steps"]["process"]["model"] == said["generate"]["engine"]["tokenizer"] == "org/model"
+    assert said["judge"]["model"] == "accounts/org/models/judge"
+
+
+def test_pairs_of_earlier_rounds_are_told(tmp_path: Path) -> None:
+    """In the card, ratchet.json, report.md and the page."""
+    run_job(make_project(tmp_path, rounds=2), StandIns(), "pairs.replay=1")
+    run = tmp_path / "run"
+    commits = Ledger(run / "ledger").state.commits
+    own, again = (commits[f"rounds/02/{phase}"].facts["pairs"] for phase in ("pairs", "replay"))
+    assert own and again
+    export_model(str(run), tmp_path / "away")
+    said, card = json.loads((tmp_path / "away/ratchet.json").read_text()), (tmp_path / "away/README.md").read_text()
+    told = f"| 2 | {own}, and {again} of earlier rounds | "
+    assert told in card and told in (run / "report.md").read_text()
+    assert [each["replayed"] for each in said["lineage"]] == [None, {"pairs": again, "rounds": 1}]
+    rounds = figures(run, SOURCES, Ledger(run / "ledger"))["rounds"]
+    assert [each["replayed"] for each in rounds[-2:]] == [None, again]
 
 
 def test_a_copy_shares_nothing_with_its_run(made: Path, tmp_path: Path) -> None:
@@ -127,6 +200,26 @@ def test_what_is_there_is_left_alone(made: Path, tmp_path: Path) -> None:
             export_model(str(made), folder)
         with pytest.raises(BadInput, match=said):
             export_pairs(str(made), folder)
+
+
+@pytest.mark.parametrize("place", ["rounds/02/checkpoint/copy", "ledger/copy", "baseline/a/b"])
+def test_no_run_gets_what_was_made_of_another(made: Path, tmp_path: Path, place: str) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(made, other)
+    before = contents(other)
+    for export in (export_model, export_pairs):
+        with pytest.raises(BadInput, match=f"lies in the run {other}"):
+            export(str(made), other / place)
+    assert contents(other) == before
+
+
+@pytest.mark.parametrize("run", ["nothing", "nothing@round1"])
+def test_a_run_is_looked_for_where_every_command_does(
+    made: Path, tmp_path: Path, run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(made.parent))
+    assert ratchet("export", run, tmp_path / "away") == 2
+    assert f"{made.parent}/nothing: no such run. Runs in {made.parent}: run." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", ["rounds/02/checkpoint/model.safetensors", "rounds/02/pairs/00000.parquet"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.commands.export.push import push as push_now
+from orchestrator.errors import BadInput
 from tests.support.forked import typed
 from tests.support.hub_uploads import Repository, UploadHub
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -193,3 +196,15 @@ def test_only_what_is_pushed_can_be_public(made: Path, tmp_path: Path) -> None:
     from tests.orchestrator.test_cli import ratchet
 
     assert ratchet("export", made, tmp_path / "away", "--public") == 2
+
+
+def test_nothing_is_made_in_a_run(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "other/rounds"
+    shutil.copytree(made, here.parent)
+    before = sorted(here.rglob("*"))
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(BadInput, match=f"the current folder, which lies in the run {here.parent}: go to another"):
+        push_now(str(made), "someone/tiny")
+    assert sorted(here.rglob("*")) == before

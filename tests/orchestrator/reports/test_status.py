@@ -241,8 +241,8 @@ def test_the_report(tmp_path: Path) -> None:
     found_by = "number 6, pattern:answer=(\\\\d+)% 0"
     assert f"| 1 | 24 | 6 | 12 | 6 |  | {found_by} | 83.3 | 3.00 | 21.0 | 7 |  | 4 / 1 / 1 |" in text
     assert "| 1 | yes | not_worse | 12 | 3 | 0.97 | 0.05 | 5.0 points |" in text
-    assert f"| 1 | {NUM_STEPS} | 5,000 | 9,000 | 833 | 20.5 | 22.2 |" in text
-    [training] = [line for line in text.splitlines() if line.startswith(f"| 1 | {NUM_STEPS} |")]
+    assert f"| 1 | 7 | {NUM_STEPS} | 5,000 | 9,000 | 833 | 20.5 | 22.2 |" in text
+    [training] = [line for line in text.splitlines() if line.startswith(f"| 1 | 7 | {NUM_STEPS} |")]
     assert training.endswith("| 0.94 |"), "the reward accuracy of the last quarter, and not of the first"
     assert "25 % of the samples are ungradable" in text
     file.unlink()
@@ -263,7 +263,7 @@ def test_the_report_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
 def test_the_report_outlives_its_files(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "sample")
     (run.root / "rounds/01/train/metrics.parquet").unlink()
-    assert "| 1 | 12 | 5,000 |" in write_report(run.root, SOURCES).read_text()
+    assert "| 1 | 7 | 12 | 5,000 |" in write_report(run.root, SOURCES).read_text()
 
 
 def warnings_of(run: SampleRun) -> str:
