@@ -40,6 +40,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def enlarge(disk: Path) -> None:
+    """A whole run needs more, once it has taken seconds."""
+    subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)
+
+
 def fill(disk: Path) -> Path:
     """Leave no room; returns the file to delete for it."""
     ballast = disk / "ballast"
@@ -54,7 +59,7 @@ def fill(disk: Path) -> Path:
 
 @pytest.mark.parametrize("moment", [1, 4, 12, 25], ids=lambda n: f"call-{n}")
 def test_a_full_disk_stops_the_run_with_one_message_and_loses_nothing(tmp_path: Path, disk: Path, moment: int) -> None:
-    subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)  # whole runs need more than the others
+    enlarge(disk)
     job = make_project(tmp_path, run_dir=str(disk / "run"))
     workers = StandIns(on_call=lambda _: fill(disk) if sum(workers.calls.values()) == moment else None)
     with pytest.raises(RatchetError, match=r"No space left on device.*What is committed is kept") as error:
@@ -87,6 +92,7 @@ def test_a_disk_without_room_for_a_run_is_bad_input(tmp_path: Path, disk: Path) 
 
 
 def test_a_read_only_run_is_bad_input_and_stays_readable(tmp_path: Path, disk: Path) -> None:
+    enlarge(disk)
     job = make_project(tmp_path, run_dir=str(disk / "run"))
     run_job(job, StandIns())
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -96,6 +102,8 @@ def test_a_read_only_run_is_bad_input_and_stays_readable(tmp_path: Path, disk: P
 
 
 def test_a_disk_that_becomes_read_only_stops_the_run_with_one_message(tmp_path: Path, disk: Path) -> None:
+    enlarge(disk)
+
     def on_call(name: str) -> None:
         if name == "train":
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -110,6 +118,7 @@ def test_a_disk_that_becomes_read_only_stops_the_run_with_one_message(tmp_path: 
 
 def test_gc_frees_a_full_disk(tmp_path: Path, disk: Path) -> None:
     """Its records need some room, which the report gives that can be made again."""
+    enlarge(disk)
     job, run = make_project(tmp_path, skill=0.2, run_dir=str(disk / "run")), disk / "run"
     run_job(job, StandIns(gain=0.1))
     spare_all_but_one(run)
