@@ -201,7 +201,7 @@ class Sender:
             self._turns += 1
             self._ledger.refresh()
             if len(self._ledger.state.rollbacks) > rollbacks:
-                raise RatchetError(f"{self.run_dir}: was rolled back meanwhile")
+                raise RatchetError(f"{self.run_dir}: was rolled back meanwhile; the same command goes on")
         self._turns = 0
         if self._is_displaced():
             return False

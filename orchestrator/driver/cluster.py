@@ -86,8 +86,10 @@ class Cluster:
         return quiet | {"runtime_env": {"env_vars": dict(env)} if env else None, "job_config": job_config(JobConfig)}
 
     def __enter__(self) -> Cluster:
-        address = self._address
-        self._start_private() if address in _PRIVATE else self._join(address)
+        if self._address in _PRIVATE:
+            self._start_private()
+        else:
+            self._join(self._address)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -113,13 +115,11 @@ class Cluster:
         place = require_short_place()
         remove_leftovers(place)
         # Set before Ray is imported, which reads it once. The token lives in this process tree alone.
-        os.environ |= {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as on a Mac: every server listens on loopback alone
-            "RAY_prestart_worker_first_driver": "0",  # else we wait for these, and for ever where one of them dies
-            "RAY_USE_TLS": "0",  # which is for a cluster, whose certificate need not name loopback
-        }
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as on a Mac: every server listens on loopback alone
+        os.environ["RAY_prestart_worker_first_driver"] = "0"  # noqa: SIM112 - one that dies would hold us up
+        os.environ["RAY_USE_TLS"] = "0"  # which is for a cluster, whose certificate need not name loopback
         os.environ.pop("RAY_ADDRESS", None)
         if self._metrics_port and _listens(f"127.0.0.1:{self._metrics_port}"):
             self.say(f"metrics   {METRICS_PORT}: {self._metrics_port} is taken, so that they are not shown there")

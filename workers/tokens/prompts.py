@@ -252,9 +252,10 @@ def load_config(model: str) -> Any:
 def ends_beyond(config: Any, model: str) -> str:
     """What is to be said of a model that is to end by tokens which its embedding has no row for; nothing where it has.
     Its tokenizer's own EOS is looked at by `check_vocabulary`."""
-    said, file = {"config.json": config.eos_token_id}, Path(model) / "generation_config.json"
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # what is no JSON object, engines refuse
-        said[file.name] = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+    said = {"config.json": getattr(config, "eos_token_id", None)}  # not every kind of model has one
+    file = Path(model) / "generation_config.json"
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):  # no JSON object: engines refuse it
+        said[file.name] = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
     for name, ids in said.items():
         for eos in ids if isinstance(ids, list) else [ids]:
             if isinstance(eos, int) and not 0 <= eos < config.vocab_size:
